@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a node wants done: the closed vocabulary that `Node.step` returns, in order.
+
+Names are imperatives. The pump carries them out in the order given and before
+the next input; none of them answers. What answers comes back as an input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+
+
+class LogLevel(IntEnum):
+    """Upstream's debug levels, as GET_DEBUG and SET_DEBUG carry them."""
+
+    ERROR = 0
+    WARNING = 1
+    NOTICE = 3
+    INFO = 5
+    DEBUG = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Write one line; the core never logs by itself."""
+
+    level: LogLevel
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyToClient:
+    """Answer a client's control."""
+
+    client_id: int
+    reqid: int
+    status: int
+    data: bytes = b""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyToNode:
+    """Answer another node's control."""
+
+    pnn: int
+    reqid: int
+    status: int
+    data: bytes = b""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SendControl:
+    """Send a control to exactly one other node. The core does its own broadcasting."""
+
+    pnn: int
+    reqid: int
+    opcode: int
+    srvid: int = 0
+    client_id: int = 0
+    flags: int = 0
+    data: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class SendMessage:
+    """Send a message to a node or broadcast address (`wire.constants`); includes oneself if addressed."""
+
+    destnode: int
+    srvid: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Hand messages for this srvid to the core (`inputs.MessageArrived`) until `Unlisten`."""
+
+    srvid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unlisten:
+    """End `Listen`."""
+
+    srvid: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropClient:
+    """End a client's connection."""
+
+    client_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Keep trying to hold a link to this node."""
+
+    pnn: int
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnect:
+    """Tear the link to this node down; with `forget`, do not connect again."""
+
+    pnn: int
+    reason: str
+    forget: bool = False
+
+
+class JobKind(Enum):
+    """Bulk work on one database, done by a worker process with its own handle on the file.
+
+    Jobs with the same `session` run in one worker in the order given; a session is
+    what holds a database frozen: FREEZE begins it, THAW (or the worker's death) ends it.
+
+    kind        data of the job               data of the answers
+    UPDATE      rec_buffer                    - (status EEXIST-like errno when an rsn is too old)
+    TRAVERSE    traverse parameters           parts: back-to-back rec_data; the record engine forwards them
+    FREEZE      -                             -
+    THAW        -                             -
+    BEGIN       -                             -      start the transaction of a frozen database
+    COMMIT      -                             -
+    CANCEL      -                             -
+    WIPE        -                             -
+    PULL        u32 lmaster, u32 size limit   parts: one rec_buffer each; last: u32 number of records
+    PUSH        rec_buffer                    last: u32 number of records stored
+    CHECK       -                             -      tdb_check of the file
+    VACUUM_SCAN -                             parts: rec_data (key, header) of empty records owned here
+    REPACK      -                             -
+    """
+
+    UPDATE = "update"
+    TRAVERSE = "traverse"
+    FREEZE = "freeze"
+    THAW = "thaw"
+    BEGIN = "begin"
+    COMMIT = "commit"
+    CANCEL = "cancel"
+    WIPE = "wipe"
+    PULL = "pull"
+    PUSH = "push"
+    CHECK = "check"
+    VACUUM_SCAN = "vacuum_scan"
+    REPACK = "repack"
+
+
+@dataclass(frozen=True, slots=True)
+class StartJob:
+    """Have a bulk worker do something; answers come as `inputs.JobAnswered` with this id."""
+
+    job_id: int
+    kind: JobKind
+    db_id: int
+    session: int = 0
+    data: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class StopJob:
+    """End a job; no further answer is wanted, none comes."""
+
+    job_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetLogLevel:
+    """Log from this level on."""
+
+    level: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendKeepalive:
+    """Send one keepalive to a connected node, so that peers without a guard know we live."""
+
+    pnn: int
+    uptime_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Tell the service manager where the node stands (`READY=1` once `ready`)."""
+
+    text: str
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """End the process in an orderly way."""
+
+    code: int
+    reason: str
+
+
+Effect = (
+    Log
+    | ReplyToClient
+    | ReplyToNode
+    | SendControl
+    | SendMessage
+    | Listen
+    | Unlisten
+    | DropClient
+    | Connect
+    | Disconnect
+    | StartJob
+    | StopJob
+    | SetLogLevel
+    | SendKeepalive
+    | Announce
+    | Exit
+)

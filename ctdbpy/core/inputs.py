@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What can happen to a node: the closed vocabulary of `Node.step`.
+
+Names are past participles. Each value is complete: the core never asks the
+outside for more, except through `ports.Records`, which answers at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ctdbpy.wire.packets import ReplyControl, ReqControl
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The daemon has its sockets and its persistent databases; the brain may begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimeElapsed:
+    """A deadline that `Node.deadline_s` named has come (or the pump woke anyway)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientConnected:
+    """A local program connected to the Unix socket; pid and uid come from the kernel."""
+
+    client_id: int
+    pid: int
+    uid: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClientGone:
+    """A local program's connection ended, for whatever reason; it answers nothing any more."""
+
+    client_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClientControlArrived:
+    """A local program sent a control, to this node or through it to others."""
+
+    client_id: int
+    control: ReqControl
+
+
+@dataclass(frozen=True, slots=True)
+class NodeControlArrived:
+    """Another node (or this one, by broadcast) sent a control to this node."""
+
+    pnn: int
+    control: ReqControl
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyArrived:
+    """Another node answered a control that this node sent."""
+
+    pnn: int
+    reply: ReplyControl
+
+
+@dataclass(frozen=True, slots=True)
+class MessageArrived:
+    """A message for a srvid that the core itself listens to (`effects.Listen`)."""
+
+    pnn: int
+    srvid: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """Both directions of the link to a node stand."""
+
+    pnn: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    """The link to a node broke; `reason` names errno and likely cause."""
+
+    pnn: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobAnswered:
+    """A bulk worker produced a part of its answer (`last=False`) or ended (`last=True`).
+
+    status: 0 success, otherwise a positive errno; `error` then says in words what failed.
+    data: what the job kind defines (see `effects.StartJob`).
+    """
+
+    job_id: int
+    last: bool
+    status: int
+    data: bytes
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordsComplained:
+    """The record engine met something only the core can decide.
+
+    what: `dmaster` (a node gave away a record it did not own: recover), `generation`
+    (frames of another generation keep coming), `hot` (a record bounces).
+    """
+
+    what: str
+    db_id: int
+    pnn: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownAsked:
+    """A signal or the service manager asks the node to end."""
+
+    reason: str
+
+
+Input = (
+    Started
+    | TimeElapsed
+    | ClientConnected
+    | ClientGone
+    | ClientControlArrived
+    | NodeControlArrived
+    | ReplyArrived
+    | MessageArrived
+    | LinkUp
+    | LinkDown
+    | JobAnswered
+    | RecordsComplained
+    | ShutdownAsked
+)
