@@ -168,6 +168,21 @@ class StopJob:
 
 
 @dataclass(frozen=True, slots=True)
+class SetHealth:
+    """Note in the health database that a persistent database is unhealthy (`reason`) or healthy ("")."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadNodes:
+    """Read the nodes file; `inputs.NodesRead` with this id answers."""
+
+    read_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class SetLogLevel:
     """Log from this level on."""
 
@@ -211,6 +226,8 @@ Effect = (
     | Disconnect
     | StartJob
     | StopJob
+    | SetHealth
+    | ReadNodes
     | SetLogLevel
     | SendKeepalive
     | Announce

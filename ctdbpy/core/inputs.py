@@ -103,6 +103,36 @@ class JobAnswered:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionLost:
+    """The worker that held a database frozen died: its lock is gone, the database is not frozen any more.
+
+    Jobs of the session that were not answered yet get their `JobAnswered` with an error first.
+    """
+
+    session: int
+    db_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAddress:
+    """One line of the nodes file: its number is the pnn, a commented line is a deleted node."""
+
+    pnn: int
+    address: str
+    deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NodesRead:
+    """The nodes file was read (`effects.ReadNodes`); with `error`, it could not be, and `nodes` is empty."""
+
+    read_id: int
+    nodes: tuple[NodeAddress, ...]
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RecordsComplained:
     """The record engine met something only the core can decide.
 
@@ -135,6 +165,8 @@ Input = (
     | LinkUp
     | LinkDown
     | JobAnswered
+    | SessionLost
+    | NodesRead
     | RecordsComplained
     | ShutdownAsked
 )

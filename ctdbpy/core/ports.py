@@ -79,6 +79,20 @@ class Records(Protocol):
     def delete_if_unchanged(self, db_id: int, key: bytes, header: bytes) -> bool:
         """Delete an empty record if it is still exactly this, owned here and not locked; else False."""
 
+    def try_delete(self, db_id: int, key: bytes, rsn: int) -> bool:
+        """Delete this node's stale copy, with or without data, for the record's lmaster (TRY_DELETE_RECORDS).
+
+        True if there is no copy (any more). False, and nothing done, if the chain is locked,
+        the copy's rsn is higher, it has read-only flags, or this node is its dmaster.
+        """
+
+    def vacuum_fetch(self, db_id: int, key: bytes) -> None:
+        """Have an empty record of another node migrate here, with no client waiting.
+
+        A NULL call with IMMEDIATE_MIGRATION and VACUUM_MIGRATION; nothing if the record is not stored
+        here or already owned here. Arriving empty, it is queued for deletion like any empty store.
+        """
+
     # -- clients and messages ------------------------------------------------------
 
     def register_srvid(self, client_id: int, srvid: int) -> None:
