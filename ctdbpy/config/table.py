@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The one table of settings: it reads ctdb.conf and makes docs/settings.md and the manual page.
+
+Rows marked `own` are this daemon's. Debian's ctdbd passes over options it does not know, so a file with them
+still serves both. Source: ctdb.conf(5) of 4.17 and of newest master.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ctdbpy.config.values import (
+    Context,
+    Value,
+    read_address,
+    read_boolean,
+    read_deprecated_lock,
+    read_directory,
+    read_integer,
+    read_log_level,
+    read_log_location,
+    read_port,
+    read_quorum,
+    read_script,
+    read_string,
+    read_transport,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SettingSpec:
+    """One row: where it stands in the file, where in `Settings`, how its text becomes a value."""
+
+    section: str
+    option: str
+    field: str
+    values: str
+    default: str
+    meaning: str
+    read: Callable[[str, Context], Value]
+    own: bool = False
+    newest: bool = False
+    """Newest master has it and 4.17 does not."""
+
+
+_BOOL = "true, yes, false, no"
+_LEVEL = "ERROR, WARNING, NOTICE, INFO, DEBUG or 0-10"
+
+SETTINGS: tuple[SettingSpec, ...] = (
+    SettingSpec(
+        "logging",
+        "location",
+        "log_location",
+        "file:PATH, syslog, syslog:METHOD",
+        "file:/var/log/ctdb/log.ctdb",
+        (
+            "Where the log goes. METHOD is nonblocking (datagrams to /dev/log), udp or udp-rfc5424 "
+            "(127.0.0.1 port 514). The directory of PATH must exist."
+        ),
+        read_log_location,
+    ),
+    SettingSpec(
+        "logging",
+        "log level",
+        "log_level",
+        _LEVEL,
+        "NOTICE",
+        "The least important lines that are still written.",
+        read_log_level,
+    ),
+    SettingSpec(
+        "cluster",
+        "cluster lock",
+        "cluster_lock",
+        "FILE or !COMMAND",
+        "none",
+        (
+            "The lock that only one side of a split cluster can hold: a file on the cluster file system, or "
+            "a helper command. The same on all nodes."
+        ),
+        read_string,
+    ),
+    SettingSpec(
+        "cluster",
+        "recovery lock",
+        "recovery_lock",
+        "FILE or !COMMAND",
+        "none",
+        "Deprecated name of 'cluster lock'; used when that is not set.",
+        read_deprecated_lock,
+    ),
+    SettingSpec(
+        "cluster",
+        "leader capability",
+        "leader_capability",
+        _BOOL,
+        "true",
+        "Whether this node may become leader.",
+        read_boolean,
+    ),
+    SettingSpec(
+        "cluster",
+        "leader timeout",
+        "leader_timeout_s",
+        "seconds, from 1",
+        "5",
+        "Time without a word from the leader after which a node calls an election.",
+        read_integer(1),
+    ),
+    SettingSpec(
+        "cluster",
+        "node address",
+        "node_address",
+        "IP address",
+        "the first of the nodes file that this host has",
+        "The private address of this node. It must stand in the nodes file.",
+        read_address,
+    ),
+    SettingSpec(
+        "cluster",
+        "transport",
+        "transport",
+        "tcp",
+        "tcp",
+        "How nodes talk to each other.",
+        read_transport,
+    ),
+    SettingSpec(
+        "cluster",
+        "nodes list",
+        "nodes_list",
+        "FILE or !COMMAND",
+        "/etc/ctdb/nodes",
+        "The nodes file, or a command that prints one (full path, arguments divided by blanks, no quoting).",
+        read_string,
+        newest=True,
+    ),
+    SettingSpec(
+        "cluster",
+        "quorum",
+        "quorum",
+        "auto, majority, lock, none",
+        "auto",
+        (
+            "What this node needs to serve: a majority of the configured nodes, the cluster lock, or "
+            "neither (as upstream). auto is a majority from three nodes up, otherwise the lock if one is "
+            "set."
+        ),
+        read_quorum,
+        own=True,
+    ),
+    SettingSpec(
+        "cluster",
+        "port",
+        "port",
+        "1-65535",
+        "service ctdb in /etc/services, else 4379",
+        "TCP port of the node links. The same on all nodes.",
+        read_port,
+        own=True,
+    ),
+    SettingSpec(
+        "database",
+        "volatile database directory",
+        "volatile_directory",
+        "directory",
+        "/var/lib/ctdb/volatile",
+        "Where volatile databases live. Local storage; a tmpfs is fine. Must exist.",
+        read_directory,
+    ),
+    SettingSpec(
+        "database",
+        "persistent database directory",
+        "persistent_directory",
+        "directory",
+        "/var/lib/ctdb/persistent",
+        "Where persistent databases live. Local storage that survives a restart. Must exist.",
+        read_directory,
+    ),
+    SettingSpec(
+        "database",
+        "state database directory",
+        "state_directory",
+        "directory",
+        "/var/lib/ctdb/state",
+        "Where the daemon's own databases live. Must exist.",
+        read_directory,
+    ),
+    SettingSpec(
+        "database",
+        "lock debug script",
+        "lock_debug_script",
+        "file name",
+        "none",
+        (
+            "Run when a database lock cannot be had for long. Only the file name counts; it is looked for "
+            "in /etc/ctdb."
+        ),
+        read_script,
+    ),
+    SettingSpec(
+        "database",
+        "tdb mutexes",
+        "tdb_mutexes",
+        _BOOL,
+        "true",
+        "Robust mutexes instead of file locks for volatile databases.",
+        read_boolean,
+    ),
+    SettingSpec(
+        "event",
+        "debug script",
+        "event_debug_script",
+        "file name",
+        "none",
+        "Run when an event script hangs. Only the file name counts; it is looked for in /etc/ctdb.",
+        read_script,
+    ),
+    SettingSpec(
+        "failover",
+        "disabled",
+        "failover_disabled",
+        _BOOL,
+        "false",
+        "Never move public addresses.",
+        read_boolean,
+    ),
+    SettingSpec(
+        "failover",
+        "shutdown failover timeout",
+        "shutdown_failover_timeout_s",
+        "seconds, 0 is off",
+        "10",
+        "How long a node that shuts down waits for its addresses to be taken over.",
+        read_integer(0),
+        newest=True,
+    ),
+    SettingSpec(
+        "failover",
+        "shutdown extra timeout",
+        "shutdown_extra_timeout_s",
+        "seconds",
+        "0",
+        "How much longer it waits after that succeeded.",
+        read_integer(0),
+        newest=True,
+    ),
+    SettingSpec(
+        "legacy",
+        "realtime scheduling",
+        "realtime_scheduling",
+        _BOOL,
+        "true",
+        "Ask for SCHED_FIFO, so that a busy machine does not delay the daemon.",
+        read_boolean,
+    ),
+    SettingSpec(
+        "legacy",
+        "lmaster capability",
+        "lmaster_capability",
+        _BOOL,
+        "true",
+        "Whether this node may be location master of records.",
+        read_boolean,
+    ),
+    SettingSpec(
+        "legacy",
+        "start as stopped",
+        "start_as_stopped",
+        _BOOL,
+        "false",
+        "Start with the flag STOPPED.",
+        read_boolean,
+    ),
+    SettingSpec(
+        "legacy",
+        "start as disabled",
+        "start_as_disabled",
+        _BOOL,
+        "false",
+        "Start with the flag DISABLED.",
+        read_boolean,
+    ),
+    SettingSpec(
+        "legacy",
+        "script log level",
+        "script_log_level",
+        _LEVEL,
+        "ERROR",
+        "The level at which the output of event scripts is logged.",
+        read_log_level,
+    ),
+)
