@@ -26,7 +26,7 @@ _SPECS = {spec.name.lower(): spec for spec in (*TUNABLES, *OWN_TUNABLES)}
 def load_tunables(file: Path, directory: Path) -> tuple[Tunables, tuple[str, ...]]:
     """Read `file`, then each *.tunables of `directory` in collation order; later lines win.
 
-    Both may be missing. Return the tunables and one text for each wrong line. Never raises for what a file says.
+    Both may be missing. Return the tunables and one text for each wrong line; no file makes it raise.
     """
     tunables = Tunables()
     errors: list[str] = []
