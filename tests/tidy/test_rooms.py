@@ -112,15 +112,6 @@ def test_every_folder_of_modules_is_a_package() -> None:
     assert not missing, f"no __init__.py in {[str(folder) for folder in missing]}"
 
 
-def test_every_compiled_module_has_a_stub_for_its_types() -> None:
-    missing = [
-        str(path)
-        for path in _code()
-        if path.suffix == ".pyx" and path.with_suffix(".pyi") not in tree.files()
-    ]
-    assert not missing
-
-
 @pytest.mark.parametrize("path", _code(), ids=str)
 def test_walls_between_rooms_hold(path: Path) -> None:
     """What import-linter checks, for compiled modules and imports inside functions as well."""
