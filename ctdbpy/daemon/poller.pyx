@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# distutils: language = c++
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The wait loop: moves bytes between descriptors and the record engine without Python.
+
+asyncio's selector calls `Poller.wait`. Records and messages are handled inside, with the GIL
+released; it returns when asyncio's own descriptors are ready (its epoll is nested in ours), when
+the engine has upcalls, or when time is up. Many packets a read, one write per connection and turn.
+"""
+
+from libc.errno cimport EAGAIN, EINTR, ENOSYS, errno
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport strerror
+from libcpp cimport bool as cbool
+from libcpp.string cimport string
+
+from ctdbpy.errors import HostError
+from ctdbpy.store.engine cimport Engine
+from ctdbpy.store.engine_types cimport CONN_CLIENT, CONN_FREE, CONN_LINK_OUT, Conn
+
+cdef extern from "<sys/epoll.h>" nogil:
+    ctypedef union epoll_data_t:
+        uint64_t u64
+    cdef struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epfd, int op, int fd, epoll_event *event)
+    int epoll_wait(int epfd, epoll_event *events, int maxevents, int timeout)
+    int epoll_pwait2(int epfd, epoll_event *events, int maxevents, const timespec *timeout, const void *sigmask)
+    int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
+    uint32_t EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP
+
+cdef extern from "<time.h>" nogil:
+    cdef struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec *ts)
+    int CLOCK_MONOTONIC
+
+cdef extern from "<sys/socket.h>" nogil:
+    ssize_t recv(int fd, void *buf, size_t n, int flags)
+    ssize_t send(int fd, const void *buf, size_t n, int flags)
+    int MSG_DONTWAIT, MSG_NOSIGNAL
+
+cdef extern from "<unistd.h>" nogil:
+    int close(int fd)
+
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
+cdef enum:
+    EVENTS_A_TURN = 128
+    READ_BYTES = 65536
+    READS_A_TURN = 4
+    # After this long without traffic a spin would only burn the processor.
+    SPIN_IDLE_US = 20000
+
+cdef uint64_t INNER = 0xFFFFFFFFFFFFFFFF
+
+
+cdef inline uint64_t clock_us() noexcept nogil:
+    cdef timespec ts
+    clock_gettime(CLOCK_MONOTONIC, &ts)
+    return <uint64_t>ts.tv_sec * 1000000 + <uint64_t>ts.tv_nsec // 1000
+
+
+cdef class Poller:
+    """Descriptors of clients and links, and the loop that serves them."""
+
+    cdef Engine engine
+    cdef int epfd
+    cdef int inner_fd
+    cdef cbool inner_ready
+    cdef cbool interrupted
+    cdef uint64_t last_traffic_us
+    cdef uint64_t progress
+    cdef uint32_t spin_us
+    cdef int spin_score
+    cdef epoll_event events[EVENTS_A_TURN]
+
+    def __init__(self, Engine engine):
+        self.engine = engine
+        self.inner_fd = -1
+        self.spin_us = 0
+        self.epfd = epoll_create1(EPOLL_CLOEXEC)
+        if self.epfd < 0:
+            raise HostError(f"cannot create an epoll descriptor: {strerror(errno).decode()}")
+        engine.now_us = clock_us()
+
+    def close(self):
+        """Close the descriptors of all connections and the poller's own."""
+        cdef size_t i
+        cdef Conn *conn
+        for i in range(self.engine.slots.size()):
+            conn = self.engine.slots[i]
+            if conn.kind != CONN_FREE and conn.fd >= 0:
+                close(conn.fd)
+                conn.fd = -1
+        if self.epfd >= 0:
+            close(self.epfd)
+            self.epfd = -1
+
+    def nest(self, int fd):
+        """Also wait for this epoll descriptor: asyncio's own."""
+        self.inner_fd = fd
+        self.watch(fd, INNER, EPOLLIN)
+
+    def set_spin(self, uint32_t spin_us):
+        """Busy-poll up to so long before sleeping while traffic is recent; 0 for never."""
+        self.spin_us = spin_us
+        self.spin_score = 0
+
+    @property
+    def turns(self):
+        """Turns of the loop so far: whoever watches the daemon sees by it that it lives."""
+        return self.progress
+
+    def add_client(self, int fd):
+        """Take over the descriptor of an accepted client; returns its client_id."""
+        client_id = self.engine.add_client(fd)
+        cdef Conn *conn = self.engine.client(client_id)
+        self.watch(fd, <uint64_t>conn.slot, EPOLLIN)
+        return client_id
+
+    def add_link(self, uint32_t link_id, uint32_t pnn, bint outgoing, int fd):
+        """Take over the descriptor of one direction of the link to a node."""
+        self.engine.add_link(link_id, pnn, outgoing, fd)
+        cdef Conn *conn = self.engine.link(link_id)
+        self.watch(fd, <uint64_t>conn.slot, EPOLLIN)
+
+    cdef watch(self, int fd, uint64_t data, uint32_t mask):
+        cdef epoll_event event
+        event.events = mask
+        event.data.u64 = data
+        if epoll_ctl(self.epfd, EPOLL_CTL_ADD, fd, &event) != 0:
+            raise HostError(f"cannot watch descriptor {fd}: {strerror(errno).decode()}")
+
+    def wait(self, double timeout_s):
+        """Serve until something is left to Python; negative timeout: no limit.
+
+        Returns (inner descriptor ready, engine has upcalls).
+        """
+        cdef int64_t timeout_us = -1 if timeout_s < 0 else <int64_t>(timeout_s * 1e6)
+        with nogil:
+            self.serve(timeout_us)
+        return self.inner_ready, not self.engine.upcalls.empty()
+
+    # -- without the GIL -----------------------------------------------------------
+
+    cdef void serve(self, int64_t timeout_us) noexcept nogil:
+        cdef uint64_t deadline_us = 0, due_us
+        cdef int64_t left_us
+        cdef int n
+        cdef cbool asked_once = False
+        self.inner_ready = False
+        self.engine.now_us = clock_us()
+        if timeout_us >= 0:
+            deadline_us = self.engine.now_us + <uint64_t>timeout_us
+        while True:
+            self.progress += 1
+            self.engine.advance()
+            self.flush()
+            if not self.engine.upcalls.empty() or self.inner_ready:
+                # Descriptors of asyncio that are ready now go up together with the upcalls.
+                if not asked_once:
+                    n = epoll_wait(self.epfd, self.events, EVENTS_A_TURN, 0)
+                    self.handle(n)
+                    self.engine.advance()
+                    self.flush()
+                return
+            left_us = -1
+            if timeout_us >= 0:
+                left_us = <int64_t>(deadline_us - self.engine.now_us) if deadline_us > self.engine.now_us else 0
+            due_us = self.engine.next_due_us()
+            if not self.engine.to_self.empty():
+                left_us = 0
+            elif due_us != 0:
+                if due_us <= self.engine.now_us:
+                    left_us = 0
+                elif left_us < 0 or <int64_t>(due_us - self.engine.now_us) < left_us:
+                    left_us = <int64_t>(due_us - self.engine.now_us)
+            n = self.poll(left_us)
+            asked_once = True
+            self.engine.now_us = clock_us()
+            if n < 0:
+                return
+            self.handle(n)
+            if n == 0 and timeout_us >= 0 and self.engine.now_us >= deadline_us:
+                self.engine.advance()
+                self.flush()
+                return
+
+    cdef int poll(self, int64_t timeout_us) noexcept nogil:
+        """Wait for events; with recent traffic look a while without sleeping. -1 when a signal came."""
+        cdef timespec ts
+        cdef uint64_t until_us, start_us = self.engine.now_us
+        cdef int n
+        if self.spin_us and timeout_us != 0 and self.spin_score > -64 \
+                and start_us < self.last_traffic_us + SPIN_IDLE_US:
+            until_us = start_us + self.spin_us
+            if timeout_us > 0 and start_us + <uint64_t>timeout_us < until_us:
+                until_us = start_us + <uint64_t>timeout_us
+            while True:
+                n = epoll_wait(self.epfd, self.events, EVENTS_A_TURN, 0)
+                if n != 0:
+                    if self.spin_score < 16:
+                        self.spin_score += 4
+                    return n if n > 0 else -1
+                sched_yield()
+                if clock_us() >= until_us:
+                    break
+            self.spin_score -= 1
+            if timeout_us > 0:
+                timeout_us -= <int64_t>(clock_us() - start_us)
+                if timeout_us < 0:
+                    timeout_us = 0
+        elif self.spin_score < 0 and self.spin_us:
+            # It did not pay; look again now and then.
+            self.spin_score += 1
+        if timeout_us < 0:
+            n = epoll_wait(self.epfd, self.events, EVENTS_A_TURN, -1)
+        elif timeout_us == 0:
+            n = epoll_wait(self.epfd, self.events, EVENTS_A_TURN, 0)
+        else:
+            ts.tv_sec = timeout_us // 1000000
+            ts.tv_nsec = (timeout_us % 1000000) * 1000
+            n = epoll_pwait2(self.epfd, self.events, EVENTS_A_TURN, &ts, NULL)
+            if n < 0 and errno == ENOSYS:
+                n = epoll_wait(self.epfd, self.events, EVENTS_A_TURN, <int>((timeout_us + 999) // 1000))
+        return n
+
+    cdef void handle(self, int n) noexcept nogil:
+        cdef int i
+        cdef Conn *conn
+        cdef uint32_t mask
+        for i in range(n):
+            if self.events[i].data.u64 == INNER:
+                self.inner_ready = True
+                continue
+            conn = self.engine.slots[self.events[i].data.u64]
+            mask = self.events[i].events
+            if conn.closing or conn.kind == CONN_FREE:
+                continue
+            self.last_traffic_us = self.engine.now_us
+            if mask & EPOLLOUT:
+                self.write(conn)
+            if mask & (EPOLLIN | EPOLLHUP | EPOLLERR) and not conn.closing:
+                self.read(conn)
+
+    cdef void read(self, Conn *conn) noexcept nogil:
+        cdef int i
+        cdef ssize_t got
+        cdef char *room
+        for i in range(READS_A_TURN):
+            room = conn.inbound.reserve(READ_BYTES)
+            if room == NULL:
+                self.engine.end(conn, b"out of memory for what it sends")
+                return
+            got = recv(conn.fd, room, READ_BYTES, MSG_DONTWAIT)
+            if got < 0:
+                if errno != EAGAIN and errno != EINTR:
+                    self.engine.end(conn, strerror(errno))
+                return
+            if got == 0:
+                self.engine.end(conn, b"closed by the other side")
+                return
+            if conn.kind == CONN_LINK_OUT:
+                self.engine.end(conn, b"data on the outgoing side of a link")
+                return
+            self.engine.received(conn, <size_t>got)
+            if conn.closing or got < READ_BYTES:
+                return
+
+    cdef void write(self, Conn *conn) noexcept nogil:
+        cdef ssize_t put
+        cdef epoll_event event
+        cdef cbool full = False
+        while conn.out.size() > 0:
+            put = send(conn.fd, conn.out.data(), conn.out.size(), MSG_DONTWAIT | MSG_NOSIGNAL)
+            if put < 0:
+                if errno == EINTR:
+                    continue
+                if errno != EAGAIN:
+                    self.engine.end(conn, strerror(errno))
+                    return
+                full = True
+                break
+            conn.out.consume(<size_t>put)
+        if full != conn.blocked:
+            conn.blocked = full
+            event.events = EPOLLIN | EPOLLOUT if full else EPOLLIN
+            event.data.u64 = <uint64_t>conn.slot
+            epoll_ctl(self.epfd, EPOLL_CTL_MOD, conn.fd, &event)
+
+    cdef void flush(self) noexcept nogil:
+        """Offer the kernel what the turn has produced, then let go of ended connections."""
+        cdef size_t i
+        cdef Conn *conn
+        for i in range(self.engine.dirty.size()):
+            conn = self.engine.slots[self.engine.dirty[i]]
+            conn.dirty = False
+            if conn.kind != CONN_FREE and conn.fd >= 0 and not conn.blocked:
+                self.write(conn)
+        self.engine.dirty.clear()
+        if self.engine.ended.size() == 0:
+            return
+        for i in range(self.engine.ended.size()):
+            conn = self.engine.slots[self.engine.ended[i]]
+            if conn.fd >= 0:
+                epoll_ctl(self.epfd, EPOLL_CTL_DEL, conn.fd, NULL)
+                close(conn.fd)
+                conn.fd = -1
+        self.engine.release()

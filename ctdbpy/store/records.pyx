@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# distutils: language = c++
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""Records under their header: reading, the store rule, chain locks, what to delete later.
+
+Chain locks are only ever tried. Between `lock` and `unlock` nothing else runs, so a
+record read in between is what is stored.
+Source: the ltdb header and the keep-or-delete rule for empty volatile records.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
+from libcpp cimport bool as cbool
+from libcpp.string cimport string
+
+from ctdbpy.store.engine_types cimport Buffer, Db, Header, HotKey, Migrations, hash64
+from ctdbpy.store.libtdb cimport (
+    TDB_DATA, tdb_chainlock_nonblock, tdb_chainunlock, tdb_delete, tdb_jenkins_hash, tdb_parse_record,
+    tdb_storev,
+)
+from ctdbpy.store.routing cimport Routing
+
+cdef enum:
+    HEADER_BYTES = 24
+    HOT_KEYS = 10
+    MIGRATION_SLOTS = 4096
+
+
+cdef int copy_record(TDB_DATA key, TDB_DATA data, void *target) noexcept nogil:
+    return 0 if (<Buffer *>target).assign(data.dptr, data.dsize) else -1
+
+
+cdef inline TDB_DATA as_data(const char *p, size_t n) noexcept nogil:
+    cdef TDB_DATA data
+    data.dptr = <unsigned char *>p
+    data.dsize = n
+    return data
+
+
+cdef class RecordStore(Routing):
+    """Databases and their records, as one node stores them."""
+
+    cdef Db *db(self, uint32_t db_id) noexcept nogil:
+        it = self.dbs.find(db_id)
+        if it == self.dbs.end():
+            return NULL
+        return self.dbs[db_id]
+
+    cdef uint32_t lmaster(self, const char *key, uint32_t keylen) noexcept nogil:
+        """Pnn of the node that knows who owns this key; oneself as long as there is no map."""
+        cdef TDB_DATA data = as_data(key, keylen)
+        if self.lmasters.size() == 0:
+            return self.pnn
+        return self.lmasters[tdb_jenkins_hash(&data) % self.lmasters.size()]
+
+    cdef cbool lock(self, Db *db, const char *key, uint32_t keylen) noexcept nogil:
+        return tdb_chainlock_nonblock(db.tdb, as_data(key, keylen)) == 0
+
+    cdef void unlock(self, Db *db, const char *key, uint32_t keylen) noexcept nogil:
+        tdb_chainunlock(db.tdb, as_data(key, keylen))
+
+    cdef cbool read(self, Db *db, const char *key, uint32_t keylen, Header *header) noexcept nogil:
+        """Read a record into self.record; False when there is none (or a stump shorter than a header)."""
+        if tdb_parse_record(db.tdb, as_data(key, keylen), copy_record, &self.record) != 0:
+            self.record.clear()
+            return False
+        if self.record.size() < HEADER_BYTES:
+            self.record.clear()
+            return False
+        header.load(self.record.data())
+        return True
+
+    cdef cbool store_raw(self, Db *db, const char *key, uint32_t keylen, Header *header, const char *data,
+                         uint32_t datalen) noexcept nogil:
+        """Store exactly this. False when libtdb refuses (disk full, corrupt): nothing may be sent then."""
+        cdef char head[24]
+        cdef TDB_DATA parts[2]
+        header.save(head)
+        parts[0] = as_data(head, HEADER_BYTES)
+        parts[1] = as_data(data, datalen)
+        if tdb_storev(db.tdb, as_data(key, keylen), parts, 2, 0) == 0:
+            return True
+        self.write_errors += 1
+        return False
+
+    cdef cbool store(self, Db *db, const char *key, uint32_t keylen, Header *header, const char *data,
+                     uint32_t datalen) noexcept nogil:
+        """Store by the rule that keeps empty records from piling up; header is updated to what is stored.
+
+        An empty record is worth keeping only where somebody could miss it: on its lmaster, on its
+        dmaster, or once it has carried data (another node may hold an old copy).
+        """
+        cdef cbool keep = True, schedule = False
+        cdef cbool is_volatile = not db.flags & DB_PERSISTENT
+        if is_volatile and datalen == 0 and not header.flags & RO_FLAGS:
+            if header.flags & AUTOMATIC:
+                schedule = True
+            elif header.flags & MIGRATED_WITH_DATA:
+                pass
+            elif self.lmaster(key, keylen) == self.pnn:
+                keep = not (header.flags & VACUUM_MIGRATED and header.dmaster == self.pnn)
+            else:
+                keep = header.dmaster == self.pnn
+        if keep and is_volatile and header.dmaster == self.pnn and not header.flags & RO_FLAGS:
+            header.rsn += 1
+            if datalen == 0:
+                schedule = True
+        header.flags &= ~<uint32_t>(VACUUM_MIGRATED | AUTOMATIC)
+        if not keep:
+            tdb_delete(db.tdb, as_data(key, keylen))
+            return True
+        if not self.store_raw(db, key, keylen, header, data, datalen):
+            return False
+        cdef char head[24]
+        cdef string saved
+        if schedule:
+            header.save(head)
+            saved.assign(<const char *>head, <size_t>HEADER_BYTES)
+            db.deletions[string(key, <size_t>keylen)] = saved
+        elif not db.deletions.empty():
+            self.keybuf.assign(key, keylen)
+            db.deletions.erase(self.keybuf)
+        return True
+
+    cdef cbool read_or_create(self, Db *db, const char *key, uint32_t keylen, Header *header) noexcept nogil:
+        """Read a record; one that does not exist belongs to its lmaster, which stores that at once.
+
+        Without the stored empty header a client would ask for the record again for ever.
+        False only when the store failed.
+        """
+        if self.read(db, key, keylen, header):
+            return True
+        header.rsn = 0
+        header.dmaster = self.lmaster(key, keylen)
+        header.reserved = 0
+        header.flags = AUTOMATIC
+        self.record.clear()
+        if db.flags & DB_PERSISTENT or header.dmaster == self.pnn:
+            return self.store(db, key, keylen, header, NULL, 0)
+        return True
+
+    cdef void count_migration(self, Db *db, const char *key, uint32_t keylen) noexcept nogil:
+        """Count that a record moved here; the ten most moved within any one second are the hot keys."""
+        cdef uint64_t hashed = hash64(key, keylen)
+        cdef uint32_t second = <uint32_t>(self.now_us // 1000000)
+        cdef size_t i, least
+        cdef Migrations *slot
+        if db.migrations.size() == 0:
+            db.migrations.resize(MIGRATION_SLOTS)
+        slot = &db.migrations[hashed & (MIGRATION_SLOTS - 1)]
+        if slot.hash != hashed or slot.second != second:
+            slot.hash = hashed
+            slot.second = second
+            slot.count = 0
+        slot.count += 1
+        if db.hot.size() == HOT_KEYS and slot.count <= db.hot[0].count:
+            return
+        self.keybuf.assign(key, keylen)
+        for i in range(db.hot.size()):
+            if db.hot[i].key == self.keybuf:
+                if slot.count > db.hot[i].count:
+                    db.hot[i].count = slot.count
+                    self.sift(db, i)
+                return
+        if db.hot.size() < HOT_KEYS:
+            db.hot.insert(db.hot.begin(), HotKey())
+        db.hot[0].count = slot.count
+        db.hot[0].key = self.keybuf
+        self.sift(db, 0)
+
+    cdef void sift(self, Db *db, size_t i) noexcept nogil:
+        """Keep the hot keys in ascending order after entry i has grown."""
+        cdef HotKey moving = db.hot[i]
+        while i + 1 < db.hot.size() and db.hot[i + 1].count < moving.count:
+            db.hot[i] = db.hot[i + 1]
+            i += 1
+        db.hot[i] = moving
