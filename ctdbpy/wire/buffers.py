@@ -89,7 +89,8 @@ class Reader:
         """Refuse a number of entries that cannot fit in the bytes left: asked before a list is begun."""
         if number < 0 or number * size_min > self.remaining:
             raise self.error(
-                field, f"{number} entries of at least {size_min} bytes do not fit in the {self.remaining} left"
+                field,
+                f"{number} entries of at least {size_min} bytes do not fit in the {self.remaining} left",
             )
 
     def counted(self, field: str = "bytes") -> bytes:
@@ -97,7 +98,7 @@ class Reader:
         return self.take(self.u32(field), field)
 
     def string(self, count: int, field: str = "string") -> str:
-        """Read `count` bytes of text that ends at its first NUL; the NUL may be missing, as upstream accepts."""
+        """Read `count` bytes of text that ends at its first NUL, or at their end as upstream accepts."""
         return decode_text(self.take(count, field))
 
     def error(self, field: str, reason: str) -> ProtocolError:
@@ -110,9 +111,7 @@ class Reader:
     def _advance(self, count: int, field: str) -> int:
         start = self._offset
         if count < 0 or count > self._end - start:
-            raise self.error(
-                field, f"it needs {count} bytes at offset {start}, {self._end - start} are left"
-            )
+            raise self.error(field, f"it needs {count} bytes at offset {start}, {self._end - start} are left")
         self._offset = start + count
         return start
 
@@ -224,7 +223,8 @@ def pack_numbers(form: struct.Struct, numbers: Iterable[float], what: str) -> by
 def unpack_numbers(form: struct.Struct, data: Buffer, offset: int, what: str) -> tuple[int, ...]:
     """Unpack a fixed layout at `offset`, with the protocol's own error if the data ends before it does."""
     if offset < 0 or len(data) - offset < form.size:
+        left = len(data) - offset
         raise ProtocolError(
-            f"cannot decode {what!r}: it needs {form.size} bytes at offset {offset}, {len(data) - offset} are left"
+            f"cannot decode {what!r}: it needs {form.size} bytes at offset {offset}, {left} are left"
         )
     return form.unpack_from(data, offset)

@@ -123,7 +123,10 @@ class CountedTextCodec(Codec[str]):
 
 
 class NothingCodec(Codec[None]):
-    """No data: with `size` 0 anything else is refused, with None it is ignored, as upstream does control by control."""
+    """No data: with `size` 0 anything else is refused, with None it is ignored.
+
+    Upstream does one with some controls and the other with the rest.
+    """
 
     def __init__(self, size: int | None) -> None:
         self.size = size

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The protocol's numbers: operations, flags, calls, capabilities, run states, events and addresses of nodes."""
+"""The protocol's numbers: operations, flags, calls, capabilities, run states, events, special nodes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ VERSION: Final = 1
 HEADER_SIZE: Final = 32
 CTDB_PORT: Final = 4379
 
-#: Upstream has no limit. A persistent transaction travels as one packet, so a transaction that rewrites a whole
-#: database at DBSizeWarn (100 MB) has to pass, and its sender's padding with it; more than twice that is no packet
-#: but a lost frame, and must not make us reserve memory.
+#: Upstream has no limit. A persistent transaction travels as one packet, so one that rewrites a database of
+#: DBSizeWarn (100 MB) has to pass; more than twice that is no packet but a lost frame, and must not make
+#: us reserve memory.
 MAX_PACKET_SIZE: Final = 256 * 1024 * 1024
 
 #: Senders round a packet up to this and write the rounded length into its header.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Records as they lie in a TDB and travel between nodes, and the hash that names databases and lmasters.
 
-Source: reference/ctdb.md 5.4 and 5.5 (ltdb header, rec_data, rec_buffer).
+Source: Samba's ctdb/protocol/protocol.h (ctdb_ltdb_header), ctdb/include/ctdb_protocol.h (ctdb_rec_data_old).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ctdbpy.errors import ProtocolError
 from ctdbpy.wire.buffers import Buffer, Reader, Writer, encode_text, pack_numbers, unpack_numbers
 from ctdbpy.wire.codecs import Structure
 
-#: The key under which a persistent or replicated database keeps its sequence number (a u64), its NUL included.
+#: The key, with its NUL, under which persistent and replicated databases keep their sequence number, a u64.
 SEQNUM_KEY: Final = b"__db_sequence_number__\0"
 
 _HEADER: Final = struct.Struct("=QIII4x")
@@ -52,7 +52,7 @@ class RecordHeader:
 
 @dataclass(frozen=True, slots=True)
 class RecData(Structure):
-    """A record on its way between nodes or to a client; `data` nearly always begins with the record's header."""
+    """A record on its way between nodes or to a client; `data` nearly always begins with its header."""
 
     SIZE_MIN: ClassVar[int] = _REC_DATA.size
 
@@ -102,7 +102,7 @@ class RecData(Structure):
             )
         if length < _REC_DATA.size + keylen + datalen:
             raise ProtocolError(
-                f"cannot decode 'RecData': a key of {keylen} and data of {datalen} do not fit its length {length}"
+                f"cannot decode 'RecData': key and data of {keylen} + {datalen} bytes exceed length {length}"
             )
         start = offset + _REC_DATA.size
         middle, end = start + keylen, start + keylen + datalen
@@ -131,9 +131,8 @@ class RecBuffer(Structure):
     def unpack(cls, data: Buffer) -> Self:
         db_id, count = unpack_numbers(_REC_BUFFER, data, 0, "RecBuffer")
         if count * RecData.SIZE_MIN > len(data) - _REC_BUFFER.size:
-            raise ProtocolError(
-                f"cannot decode 'RecBuffer': {count} records do not fit in {len(data) - _REC_BUFFER.size} bytes"
-            )
+            left = len(data) - _REC_BUFFER.size
+            raise ProtocolError(f"cannot decode 'RecBuffer': {count} records do not fit in {left} bytes")
         offset = _REC_BUFFER.size
         records: list[RecData] = []
         for _ in range(count):
