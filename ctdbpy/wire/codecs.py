@@ -44,10 +44,10 @@ class Numbers(Structure):
     __slots__ = ()
 
     LAYOUT: ClassVar[struct.Struct]
+    __match_args__: ClassVar[tuple[str, ...]]  # the names of the fields: `dataclass` sets it
 
     def write(self, writer: Writer) -> None:
-        names: dict[str, Any] = type(self).__dataclass_fields__  # type: ignore[attr-defined]
-        numbers = [getattr(self, name) for name in names]
+        numbers = [getattr(self, name) for name in self.__match_args__]
         writer.raw(pack_numbers(self.LAYOUT, numbers, type(self).__name__))
 
     @classmethod
