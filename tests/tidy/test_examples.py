@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The example configuration in etc/ is one that the daemon reads without a word."""
+
+from __future__ import annotations
+
+import re
+
+from ctdbpy.config import SETTINGS, load_ctdb_conf, load_nodes, load_public_addresses, load_tunables
+from ctdbpy.wire.tunables import Tunables
+from tests.tidy.tree import ROOT
+
+ETC = ROOT / "etc"
+
+# For these the file shows an example instead.
+NO_FIXED_DEFAULT = {("cluster", "cluster lock"), ("cluster", "node address"), ("event", "debug script")}
+
+
+def test_the_example_settings_load_without_a_warning() -> None:
+    settings, warnings = load_ctdb_conf(ETC / "ctdb.conf")
+    assert warnings == ()
+    assert settings.log_location == "syslog"
+
+
+def test_options_that_are_commented_out_show_their_default() -> None:
+    defaults = {(spec.section, spec.option): spec.default for spec in SETTINGS}
+    section = ""
+    shown = 0
+    for line in (ETC / "ctdb.conf").read_text().splitlines():
+        if header := re.fullmatch(r"\[(\w+)\]", line):
+            section = header[1]
+        elif option := re.fullmatch(r"\t# ([a-z][a-z ]+) = (.+)", line):
+            default = defaults[section, option[1]]
+            assert default == option[2] or (section, option[1]) in NO_FIXED_DEFAULT, line
+            shown += 1
+    assert shown > 10
+
+
+def test_the_example_nodes_are_all_in_service() -> None:
+    # A comment in this file is a deleted node.
+    nodes = load_nodes(ETC / "nodes")
+    assert len(nodes) == 3
+    assert not any(node.deleted for node in nodes)
+
+
+def test_the_example_public_addresses_load() -> None:
+    assert len(load_public_addresses(ETC / "public_addresses")) == 4
+
+
+def test_the_example_tunables_are_the_defaults_also_when_uncommented() -> None:
+    text = (ETC / "ctdb.tunables").read_text()
+    shown = dict(re.findall(r"^#(\w+)=(\d+)$", text, re.MULTILINE))
+    assert shown
+    for name, value in shown.items():
+        assert Tunables().get(name) == int(value), name
+    assert load_tunables(ETC / "ctdb.tunables", ETC / "tunables.d") == (Tunables(), ())
