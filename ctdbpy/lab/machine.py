@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Process 1 of a lab host: builds the host's root directory, then runs commands that arrive on its console.
 
-One connection is one command. The caller sends a JSON object and three file descriptors; the host answers with
-the process id, later with the wait status. A caller that hangs up first has its command killed with all its
-group, unless the command was started to stay. All of it dies at once when this process is killed: that is the
-power switch.
+One connection is one command. The caller sends a JSON object and three file descriptors; the host answers
+with the process id, later with the wait status. A caller that hangs up first has its command killed with all
+its group, unless the command was started to stay. All of it dies at once when this process is killed: that is
+the power switch.
 
     -> {"argv": [...], "env": {...}, "stay": false}  + stdin, stdout, stderr
     <- {"pid": 17}                                   or {"error": "..."}

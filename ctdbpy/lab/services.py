@@ -28,8 +28,8 @@ _FIRST_UID = 20001
 class Cluster:
     """The cluster daemon on every node of a lab. `flavour` says whose: "debian" or "ctdbpy".
 
-    `events` keeps the event scripts that Debian enables; without them no script runs. `public_addresses`, written
-    as "10.78.0.200/24", are for every node's public side.
+    `events` keeps the event scripts that Debian enables; without them no script runs. `public_addresses`,
+    written as "10.78.0.200/24", are for every node's public side.
     """
 
     def __init__(

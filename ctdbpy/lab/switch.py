@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The lab's switch: process 1 of the lab, holds the two bridges and every host's power and cables.
 
-It lives in namespaces of its own, so nothing of the lab touches the machine's network or mounts, and when it is
-killed the kernel ends every host with it. It serves one JSON request per connection on the lab's control socket;
-a request it cannot do is answered with `{"error": ...}`.
+It lives in namespaces of its own, so nothing of the lab touches the machine's network or mounts, and when it
+is killed the kernel ends every host with it. It serves one JSON request per connection on the lab's control
+socket; a request it cannot do is answered with `{"error": ...}`.
 """
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ class Switch:
     def _reap(self) -> None:
         for host in self._hosts.values():
             if host.pid is not None and os.waitpid(host.pid, os.WNOHANG) != (0, 0):
-                # Somebody killed its process 1; what is left of the cables must not be in the next boot's way.
+                # Somebody killed its process 1; what is left of its cables must not stop the next boot.
                 host.pid = None
                 host.is_frozen = False
                 _ip([f"link delete {host.port(side)}" for side in host.sides], keep_going=True)
@@ -404,7 +404,7 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 
 def _ip(lines: list[str], *, into: int | None = None, keep_going: bool = False) -> None:
-    """Run ip(8) commands in the switch's network or that of process `into`; `keep_going` forgives failures."""
+    """Run ip(8) commands in the switch's network, or in that of process `into`."""
     enter = [] if into is None else ["nsenter", f"--net=/proc/{into}/ns/net"]
     done = subprocess.run(
         [*enter, "ip", *(["-force"] if keep_going else []), "-batch", "-"],
