@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What two runs of the same conversation may differ in: times, process ids, generations and the like.
+
+A mask replaces as little as it can, so that layout, padding and every other number are still compared.
+"""
+
+from __future__ import annotations
+
+import re
+
+_DAY = r"(?:Sun|Mon|Tue|Wed|Thu|Fri|Sat) (?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) [ \d]\d"
+_CTIME = rf"{_DAY} \d\d:\d\d:\d\d \d{{4}}"
+
+_MASKS = [
+    (rf"{_CTIME}", "<time>"),
+    (r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d", "<time>"),
+    (r"\(\d{3} \d\d:\d\d:\d\d\)", "(<ago>)"),
+    (r"(?<=Generation:)\d+", "<generation>"),
+    (r"(?<=Duration of last recovery/failover: )\d+\.\d+", "<duration>"),
+    # How many connections the daemon has besides the tool's is its own affair: upstream's recoverd is one.
+    (r"time=\d+\.\d+ sec  \(\d+ clients\)", "time=<duration> sec  (<count> clients)"),
+]
+_COMPILED = [(re.compile(pattern), word) for pattern, word in _MASKS]
+
+
+def masked(transcript: str) -> str:
+    """The transcript without what is chance."""
+    for pattern, word in _COMPILED:
+        transcript = pattern.sub(word, transcript)
+    return transcript
+
+
+def outline(transcript: str) -> str:
+    """The transcript with every number masked, its width kept: for counters and latencies."""
+    return re.sub(r"\d+(?:\.\d+)?", lambda found: "#", re.sub(r" +(?=\d)", " ", masked(transcript)))
