@@ -9,6 +9,8 @@ tunables and asks it for counters. It decides nothing about the cluster and know
 name or clock.
 """
 
+import struct
+
 from cython.operator cimport dereference, preincrement
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -47,6 +49,8 @@ NODE_OPERATIONS = (
     "req_call", "reply_call", "req_dmaster", "reply_dmaster", "reply_error", "req_message", "", "req_control",
     "reply_control", "", "req_tunnel",
 )
+# A call as a client would send it: the header, then flags, db_id, callid, hop count, lengths of key and data.
+VACUUM_CALL = struct.Struct("=14I")
 CLIENT_OPERATIONS = {0: "req_call", 5: "req_message", 7: "req_control", 10: "req_tunnel"}
 
 cdef enum:
@@ -434,7 +438,7 @@ cdef class Engine(Delegation):
         db.frozen = frozen
         self.thawed(db)
 
-    def fetch(self, uint32_t db_id, bytes key):
+    def try_fetch(self, uint32_t db_id, bytes key):
         """(True, record or None), or (False, None) when the chain is locked."""
         cdef Db *db = self.need(db_id)
         cdef Header header
@@ -490,6 +494,36 @@ cdef class Engine(Delegation):
             deleted = tdb_delete(db.tdb, as_data(key)) == 0
         self.unlock(db, p, <uint32_t>len(key))
         return deleted
+
+    def try_delete(self, uint32_t db_id, bytes key, uint64_t rsn):
+        cdef Db *db = self.need(db_id)
+        cdef Header now
+        cdef char *p = key
+        cdef cbool deleted = False
+        if self.not_serving(db) or not self.lock(db, p, <uint32_t>len(key)):
+            return False
+        if not self.read(db, p, <uint32_t>len(key), &now):
+            # Nothing here, or a stump that is no record: gone either way.
+            tdb_delete(db.tdb, as_data(key))
+            deleted = True
+        elif now.rsn <= rsn and now.dmaster != self.pnn and not now.flags & 0x0F000000:
+            deleted = tdb_delete(db.tdb, as_data(key)) == 0
+        self.unlock(db, p, <uint32_t>len(key))
+        return deleted
+
+    def vacuum_fetch(self, uint32_t db_id, bytes key):
+        cdef Db *db = self.need(db_id)
+        cdef Header now
+        cdef char *p = key
+        cdef uint32_t keylen = <uint32_t>len(key)
+        cdef bytes packet
+        if self.not_serving(db) or keylen == 0 or not self.lock(db, p, keylen):
+            return
+        if self.read(db, p, keylen, &now) and now.dmaster != self.pnn and now.dmaster < self.node_flags.size():
+            packet = VACUUM_CALL.pack(64 + keylen, 0x43544442, 1, self.generation, 0, 0, self.pnn, 0, 1 | 2, db_id,
+                                      0xFF000001, 0, keylen, 0) + key
+            self.send_call(db, now.dmaster, 0, packet, len(packet), p, keylen)
+        self.unlock(db, p, keylen)
 
     # -- core.ports.Records: clients and messages -----------------------------------------------
 

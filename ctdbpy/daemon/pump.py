@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The pump: sockets, timers and children become inputs of the core, its effects become deeds.
+
+One thread, one loop. The record engine serves records inside `select`; here arrive only
+controls, messages for the core, ends of connections and the answers of child processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+
+from ctdbpy.core import effects, inputs
+from ctdbpy.core.node import Node
+from ctdbpy.daemon.locks import LockWaiters
+from ctdbpy.daemon.poller import Poller
+from ctdbpy.daemon.records import LocalRecords
+from ctdbpy.daemon.workers import Workers
+from ctdbpy.errors import ConfigError, ProtocolError, StoreError
+from ctdbpy.host.logs import python_level
+from ctdbpy.host.notify import Notifier
+from ctdbpy.host.unix_socket import peer_credentials
+from ctdbpy.net.links import Links
+from ctdbpy.store import engine as upcalls
+from ctdbpy.store.health import HealthDatabase
+from ctdbpy.wire import packets
+
+log = logging.getLogger("ctdbpy.daemon")
+
+ACCEPTS_A_TURN = 64
+
+
+class Pump:
+    """Joins one node's brain, its record engine and the machine."""
+
+    def __init__(
+        self,
+        node: Node,
+        records: LocalRecords,
+        poller: Poller,
+        *,
+        listener: socket.socket,
+        links: Links,
+        workers: Workers,
+        waiters: LockWaiters,
+        health: HealthDatabase,
+        notifier: Notifier,
+        read_nodes: Callable[[], tuple[inputs.NodeAddress, ...]],
+        set_log_level: Callable[[int], None],
+        version: int,
+    ) -> None:
+        self._node = node
+        self._records = records
+        self._poller = poller
+        self._listener = listener
+        self._links = links
+        self._workers = workers
+        self._waiters = waiters
+        self._health = health
+        self._notifier = notifier
+        self._read_nodes = read_nodes
+        self._set_log_level = set_log_level
+        self._version = version
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_ready = False
+        self._pending: list[inputs.Input] = []
+        self._is_stepping = False
+        self.exit: asyncio.Future[effects.Exit] = self._loop.create_future()
+
+    def start(self, upcalls_fd: int) -> None:
+        """Begin to serve."""
+        self._loop.add_reader(upcalls_fd, self.take_upcalls)
+        self._loop.add_reader(self._listener.fileno(), self._accept)
+        self._links.start()
+        self._waiters.start()
+        self._workers.start()
+        self.step(inputs.Started())
+
+    def stop_serving(self) -> None:
+        """Take no more clients, nodes or work."""
+        self._loop.remove_reader(self._listener.fileno())
+        if self._timer is not None:
+            self._timer.cancel()
+        self._links.stop()
+        self._waiters.stop()
+        self._workers.stop()
+
+    # -- inputs ---------------------------------------------------------------------
+
+    def step(self, happened: inputs.Input) -> None:
+        """Give the core one input and carry out what it wants.
+
+        An effect may make the next input at once (a link that breaks while it is written to):
+        that one waits until the effects before it are carried out.
+        """
+        self._pending.append(happened)
+        if self._is_stepping:
+            return
+        self._is_stepping = True
+        try:
+            while self._pending:
+                for effect in self._node.step(self._loop.time(), self._pending.pop(0)):
+                    self._carry_out(effect)
+        finally:
+            self._is_stepping = False
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        deadline_s = self._node.deadline_s
+        if self._timer is not None:
+            if deadline_s is not None and self._timer.when() == deadline_s:
+                return
+            self._timer.cancel()
+            self._timer = None
+        if deadline_s is not None:
+            self._timer = self._loop.call_at(deadline_s, self._time_elapsed)
+
+    def _time_elapsed(self) -> None:
+        self._timer = None
+        self.step(inputs.TimeElapsed())
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS_A_TURN):
+            try:
+                connection, _address = self._listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                log.error("cannot accept a client: %s", error)
+                return
+            credentials = peer_credentials(connection)
+            if not credentials.is_trusted:
+                log.warning("refused a client: %s is neither root nor the daemon's user", credentials)
+                connection.close()
+                continue
+            connection.setblocking(False)
+            client_id = self._poller.add_client(connection.detach())
+            self.step(inputs.ClientConnected(client_id, credentials.pid, credentials.uid))
+
+    def take_upcalls(self) -> None:
+        """What the engine left to Python, in order."""
+        for kind, number, second, data in self._records.take_upcalls():
+            self._take_upcall(kind, number, second, data)
+
+    def _take_upcall(self, kind: int, number: int, second: int, data: bytes) -> None:
+        match kind:
+            case upcalls.CLIENT_CONTROL:
+                self._client_control(number, data)
+            case upcalls.NODE_CONTROL | upcalls.NODE_REPLY | upcalls.KEEPALIVE:
+                self._node_packet(number, data)
+            case upcalls.MESSAGE:
+                self.step(inputs.MessageArrived(number, second, data))
+            case upcalls.CLIENT_CLOSED:
+                self.step(inputs.ClientGone(number, data.decode(errors="replace")))
+            case upcalls.LINK_CLOSED:
+                self._links.closed(number, data.decode(errors="replace"))
+            case upcalls.LOCK_WAIT:
+                self._waiters.want(number, data)
+            case upcalls.LOCK_DROPPED:
+                self._waiters.unwant(number, data)
+            case upcalls.COMPLAINT:
+                self.step(inputs.RecordsComplained(data.decode(), number, second, ""))
+            case upcalls.TRAVERSE_END:
+                self.step(inputs.TraverseEnded(second, number))
+            case _:
+                raise AssertionError(f"unknown upcall {kind}")
+
+    def _client_control(self, client_id: int, data: bytes) -> None:
+        try:
+            packet = packets.decode(data)
+        except ProtocolError as error:
+            self._records.close_client(client_id, str(error))
+            return
+        if isinstance(packet, packets.ReqControl):
+            self.step(inputs.ClientControlArrived(client_id, packet))
+
+    def _node_packet(self, pnn: int, data: bytes) -> None:
+        try:
+            packet = packets.decode(data)
+        except ProtocolError as error:
+            self._links.drop(pnn, str(error), forget=False)
+            return
+        match packet:
+            case packets.ReqControl():
+                self.step(inputs.NodeControlArrived(pnn, packet))
+            case packets.ReplyControl():
+                self.step(inputs.ReplyArrived(pnn, packet))
+            case packets.ReqKeepalive():
+                self.step(inputs.KeepaliveArrived(pnn, packet.version, packet.uptime_s))
+            case _:
+                pass
+
+    # -- effects ----------------------------------------------------------------------
+
+    def _carry_out(self, effect: effects.Effect) -> None:
+        match effect:
+            case effects.Log(level, text):
+                log.log(python_level(level), "%s", text)
+            case effects.ReplyToClient(client_id, reqid, status, data, error):
+                self._records.reply_client(client_id, reqid, status, data, error)
+            case effects.ReplyToNode(pnn, reqid, status, data, error):
+                self._records.reply_node(pnn, reqid, status, data, error)
+            case effects.SendControl(pnn, reqid, opcode, srvid, client_id, flags, data):
+                self._records.send_control(pnn, reqid, opcode, srvid, client_id, flags, data)
+            case effects.SendMessage(destnode, srvid, data):
+                self._records.send_message(destnode, srvid, data)
+            case effects.Listen(srvid):
+                self._records.listen_for_core(srvid)
+            case effects.Unlisten(srvid):
+                self._records.unlisten_for_core(srvid)
+            case effects.DropClient(client_id, reason):
+                self._records.close_client(client_id, reason)
+            case effects.Connect(pnn, address):
+                self._links.want(pnn, address)
+            case effects.Disconnect(pnn, reason, forget):
+                self._links.drop(pnn, reason, forget=forget)
+            case effects.StartJob():
+                self._workers.start_job(effect)
+            case effects.StopJob(job_id):
+                self._workers.stop_job(job_id)
+            case effects.SetHealth(name, reason):
+                self._set_health(name, reason)
+            case effects.ReadNodes(read_id):
+                self._answer_nodes(read_id)
+            case effects.SetLogLevel(level):
+                self._set_log_level(level)
+            case effects.SendKeepalive(pnn, uptime_s):
+                self._records.send_keepalive(pnn, self._version, uptime_s)
+            case effects.Announce(text, ready):
+                self._announce(text, ready)
+            case effects.Exit():
+                if not self.exit.done():
+                    self.exit.set_result(effect)
+
+    def _set_health(self, name: str, reason: str) -> None:
+        try:
+            self._health.set(name, reason)
+        except StoreError as error:
+            log.error("%s", error)
+
+    def _answer_nodes(self, read_id: int) -> None:
+        try:
+            answer = inputs.NodesRead(read_id, self._read_nodes())
+        except ConfigError as error:
+            answer = inputs.NodesRead(read_id, (), str(error))
+        self.step(answer)
+
+    def _announce(self, text: str, ready: bool) -> None:
+        if ready and not self._is_ready:
+            self._is_ready = True
+            self._notifier.ready(text)
+        else:
+            self._notifier.status(text)

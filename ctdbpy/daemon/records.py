@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The record engine with real files underneath: what the core of this process talks to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ctdbpy.core.ports import Busy
+from ctdbpy.store.databases import DatabaseKind, open_database, open_tracking
+from ctdbpy.store.engine import Engine
+from ctdbpy.wire.constants import DbFlag
+
+
+@dataclass(frozen=True, slots=True)
+class FileLayout:
+    """Where database files live and how they are opened."""
+
+    volatile: Path
+    persistent: Path
+    hash_size: int
+    max_dead: int
+    mutexes: bool
+
+
+def kind_of(flags: DbFlag) -> DatabaseKind:
+    """The kind of file that a database with these flags lives in."""
+    if flags & DbFlag.PERSISTENT:
+        return DatabaseKind.PERSISTENT
+    return DatabaseKind.REPLICATED if flags & DbFlag.REPLICATED else DatabaseKind.VOLATILE
+
+
+class LocalRecords(Engine):
+    """`core.ports.Records`: the engine answers, files are opened here."""
+
+    def __init__(self, pnn: int, layout: FileLayout) -> None:
+        super().__init__(pnn)
+        self._pnn = pnn
+        self._layout = layout
+        self._flags: dict[int, DbFlag] = {}
+        self._names: dict[int, str] = {}
+
+    def attach(self, db_id: int, name: str, flags: int) -> None:
+        """Open the file of a database and serve it. Raises StoreError."""
+        kind = kind_of(DbFlag(flags))
+        layout = self._layout
+        directory = layout.persistent if kind is DatabaseKind.PERSISTENT else layout.volatile
+        tdb = open_database(
+            directory,
+            name,
+            self._pnn,
+            kind,
+            hash_size=layout.hash_size,
+            max_dead=layout.max_dead,
+            mutexes=layout.mutexes,
+        )
+        self.attach_tdb(db_id, flags & (DbFlag.PERSISTENT | DbFlag.REPLICATED), tdb)
+        self._names[db_id] = name
+        self._flags[db_id] = DbFlag(flags & (DbFlag.PERSISTENT | DbFlag.REPLICATED))
+        self.set_db_flags(db_id, flags)
+
+    def detach(self, db_id: int) -> None:
+        """Close and forget a database."""
+        super().detach(db_id)
+        self._names.pop(db_id, None)
+        self._flags.pop(db_id, None)
+
+    def path(self, db_id: int) -> str:
+        """Path of the database's file."""
+        return self.tdb(db_id).path
+
+    def set_db_flags(self, db_id: int, flags: int) -> None:
+        """Switch sticky and read-only on. Raises StoreError if the tracking file cannot be opened."""
+        wanted = DbFlag(flags)
+        tracking = None
+        if wanted & DbFlag.READONLY and not self._flags[db_id] & DbFlag.READONLY:
+            tracking = open_tracking(self._layout.volatile, self._names[db_id], self._pnn)
+        self.set_flags(db_id, wanted, tracking)
+        self._flags[db_id] = wanted
+
+    def fetch(self, db_id: int, key: bytes) -> bytes | None:
+        """Stored record with its header. Raises Busy when its chain is locked."""
+        is_read, record = self.try_fetch(db_id, key)
+        if not is_read:
+            raise Busy
+        return record
+
+    def counters(self) -> dict[str, int]:
+        """Counters by their name in upstream's statistics."""
+        return self.counters_by_name()

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Start and end of the daemon: files, locks, sockets, priority, then the loop.
+
+Everything that can be wrong is found before clients are let in, and said in one line that
+tells what to do. Exit codes: 0 asked to end, 1 cannot start, 2 usage, 10 socket taken, 11 pid
+file taken (both as upstream's), 70 a defect of ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Final
+
+import ctdbpy
+from ctdbpy.config.configuration import Configuration, load
+from ctdbpy.config.nodes import NodeAddress, load_nodes
+from ctdbpy.config.paths import Paths
+from ctdbpy.core import effects, inputs
+from ctdbpy.core.node import Node
+from ctdbpy.core.state import FoundDatabase, NodeConfig
+from ctdbpy.daemon.entropy import SystemEntropy
+from ctdbpy.daemon.locks import LockWaiters
+from ctdbpy.daemon.poller import Poller
+from ctdbpy.daemon.pump import Pump
+from ctdbpy.daemon.records import FileLayout, LocalRecords
+from ctdbpy.daemon.selector import EngineSelector
+from ctdbpy.daemon.tasks import Tasks
+from ctdbpy.daemon.workers import Workers
+from ctdbpy.errors import ConfigError, HostError, StoreError
+from ctdbpy.host.children import Children
+from ctdbpy.host.directories import ensure_directories
+from ctdbpy.host.logs import Logs
+from ctdbpy.host.notify import Notifier
+from ctdbpy.host.pidfile import PidFile
+from ctdbpy.host.realtime import lock_memory, raise_priority
+from ctdbpy.host.unix_socket import ListeningSocket
+from ctdbpy.net.links import Links, listen_as_one_of
+from ctdbpy.store.health import HealthDatabase, persistent_names
+from ctdbpy.wire.constants import Capability
+
+log = logging.getLogger("ctdbpy.daemon")
+
+EXIT_CANNOT_START: Final = 1
+EXIT_SOCKET: Final = 10
+EXIT_PIDFILE: Final = 11
+EXIT_DEFECT: Final = 70
+
+#: What the daemon says it is to other nodes: C daemons of another minor version end themselves on hearing it.
+SAMBA_VERSION: Final = (4, 17)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="ctdbpyd",
+        description="The daemon of a ctdbpy node. Without arguments it runs in the foreground on the files in /etc/ctdb.",
+        epilog="Files: /etc/ctdb/{ctdb.conf,nodes,public_addresses,ctdb.tunables}. See ctdbpyd(8).",
+    )
+    parser.add_argument("-i", "--interactive", action="store_true", help="log to stderr instead of the log location")
+    parser.add_argument("--version", action="version", version=f"ctdbpyd {ctdbpy.__version__}")
+    options = parser.parse_args(argv)
+    try:
+        configuration = load(Paths.from_environment(os.environ))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return EXIT_CANNOT_START
+    with ExitStack() as stack:
+        try:
+            logs = Logs.open(
+                configuration.settings.log_location,
+                configuration.settings.log_level,
+                is_interactive=options.interactive,
+            )
+        except HostError as error:
+            print(error, file=sys.stderr)
+            return EXIT_CANNOT_START
+        stack.callback(logs.close)
+        if logs.note:
+            log.warning("%s", logs.note)
+        return _run(configuration, logs, stack)
+
+
+def _run(configuration: Configuration, logs: Logs, stack: ExitStack) -> int:
+    paths = configuration.paths
+    code = EXIT_CANNOT_START
+    try:
+        log.info("ctdbpyd %s starting as process %d", ctdbpy.__version__, os.getpid())
+        for line in configuration.warnings:
+            log.warning("%s", line)
+        for line in ensure_directories((paths.run, *paths.databases)):
+            log.info("%s", line)
+        code = EXIT_PIDFILE
+        pidfile = PidFile.acquire(paths.pidfile)
+        stack.callback(pidfile.release)
+        code = EXIT_SOCKET
+        listening = ListeningSocket.listen(paths.socket)
+        stack.callback(listening.close)
+        code = EXIT_CANNOT_START
+        for note in (pidfile.note, listening.note):
+            if note:
+                log.info("%s", note)
+        if configuration.settings.realtime_scheduling and not paths.test_mode:
+            for outcome in (lock_memory(), raise_priority()):
+                log.log(logging.INFO if outcome.done else logging.WARNING, "%s", outcome.text)
+        addresses = {node.pnn: node.address for node in configuration.nodes if not node.deleted}
+        pnn, node_listener = listen_as_one_of(addresses, configuration.port, configuration.settings.node_address)
+        stack.callback(node_listener.close)
+    except (HostError, StoreError) as error:
+        log.error("%s", error)
+        return code
+    start = _Start(configuration, logs, pnn)
+    layout = FileLayout(
+        volatile=paths.volatile,
+        persistent=paths.persistent,
+        hash_size=configuration.tunables.get("DatabaseHashSize"),
+        max_dead=configuration.tunables.get("DatabaseMaxDead"),
+        mutexes=configuration.settings.tdb_mutexes,
+    )
+    records = LocalRecords(pnn, layout)
+    poller = Poller(records)
+    stack.callback(poller.close)
+    selector = EngineSelector(poller)
+    try:
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+            ended = runner.run(start.serve(records, poller, selector, listening, node_listener))
+    except (HostError, StoreError) as error:
+        log.error("%s", error)
+        return EXIT_CANNOT_START
+    log.log(logging.INFO if ended.code == 0 else logging.ERROR, "ctdbpyd ends: %s", ended.reason)
+    return ended.code
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    configuration: Configuration
+    logs: Logs
+    pnn: int
+
+    async def serve(
+        self,
+        records: LocalRecords,
+        poller: Poller,
+        selector: EngineSelector,
+        listening: ListeningSocket,
+        node_listener: socket.socket,
+    ) -> effects.Exit:
+        """Build the node and its pump, and run until the core or a signal ends it."""
+        configuration, paths = self.configuration, self.configuration.paths
+        loop = asyncio.get_running_loop()
+        crashed: asyncio.Future[effects.Exit] = loop.create_future()
+
+        def on_crash(name: str, error: BaseException) -> None:
+            log.critical("defect in task '%s'", name, exc_info=error)
+            if not crashed.done():
+                crashed.set_result(effects.Exit(EXIT_DEFECT, f"task '{name}' failed: {error}"))
+
+        def on_loop_error(_loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+            error = context.get("exception")
+            on_crash(str(context.get("message")), error if isinstance(error, BaseException) else RuntimeError(str(context)))
+
+        loop.set_exception_handler(on_loop_error)
+        tasks = Tasks(on_crash)
+        children = Children()
+        health = HealthDatabase.open(paths.state, self.pnn)
+        node = Node(self._node_config(health, loop.time()), records, SystemEntropy())
+        pump: Pump
+        workers = Workers(
+            records,
+            children,
+            lambda happened: pump.step(happened),
+            log.warning,
+            pnn=self.pnn,
+            hash_size=configuration.tunables.get("DatabaseHashSize"),
+        )
+        waiters = LockWaiters(records, children, log.warning)
+        links = Links(
+            node_listener,
+            configuration.nodes[self.pnn].address,
+            configuration.port,
+            on_connection=poller.add_link,
+            on_up=lambda pnn: pump.step(inputs.LinkUp(pnn)),
+            on_down=lambda pnn, reason: pump.step(inputs.LinkDown(pnn, reason)),
+            close=records.close_link,
+            log=log.info,
+            spawn=tasks.spawn,
+        )
+        notifier = Notifier.take(os.environ)
+        pump = Pump(
+            node,
+            records,
+            poller,
+            listener=listening.socket,
+            links=links,
+            workers=workers,
+            waiters=waiters,
+            health=health,
+            notifier=notifier,
+            read_nodes=lambda: _nodes(paths.nodes),
+            set_log_level=self.logs.set_level,
+            version=SAMBA_VERSION[0] << 16 | SAMBA_VERSION[1],
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, pump.step, inputs.ShutdownAsked(f"signal {number.name}"))
+        loop.add_signal_handler(signal.SIGHUP, lambda: log.info("%s", self.logs.reopen()))
+        pump.start(selector.upcalls_fd)
+        done, _ = await asyncio.wait((pump.exit, crashed), return_when=asyncio.FIRST_COMPLETED)
+        notifier.stopping("ending")
+        pump.stop_serving()
+        tasks.cancel_all()
+        for error in await children.end_all(grace_s=0.5):
+            log.warning("%s", error)
+        health.close()
+        return done.pop().result()
+
+    def _node_config(self, health: HealthDatabase, now_s: float) -> NodeConfig:
+        configuration = self.configuration
+        settings = configuration.settings
+        capabilities = Capability.DEFAULT
+        if not settings.leader_capability:
+            capabilities &= ~Capability.RECMASTER
+        if not settings.lmaster_capability:
+            capabilities &= ~Capability.LMASTER
+        return NodeConfig(
+            pnn=self.pnn,
+            nodes=_addresses(configuration.nodes),
+            tunables=configuration.tunables,
+            capabilities=capabilities,
+            stopped=settings.start_as_stopped,
+            disabled=settings.start_as_disabled,
+            cluster_lock=settings.cluster_lock or "",
+            leader_timeout_s=float(settings.leader_timeout_s),
+            databases=tuple(
+                FoundDatabase(name, health.reason(name))
+                for name in persistent_names(configuration.paths.persistent, self.pnn)
+            ),
+            wall_offset_s=time.time() - now_s,
+            pid=os.getpid(),
+            version=SAMBA_VERSION,
+            mutexes=settings.tdb_mutexes,
+            log_level=settings.log_level,
+        )
+
+
+def _nodes(path: str) -> tuple[inputs.NodeAddress, ...]:
+    return _addresses(load_nodes(path))
+
+
+def _addresses(nodes: Sequence[NodeAddress]) -> tuple[inputs.NodeAddress, ...]:
+    return tuple(inputs.NodeAddress(node.pnn, node.address, node.deleted) for node in nodes)
