@@ -62,6 +62,11 @@ def wait_until_ended(pid: int) -> None:
         assert poll.poll(10_000), f"process {pid} still runs"
 
 
+def wait_until_stopped(pid: int) -> None:
+    """A stop that is still on its way would be overtaken by a signal of a lower number."""
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
+
+
 def test_output_and_status_are_returned() -> None:
     result = run("sh", "-c", "echo out; echo err >&2; exit 3")
     assert result.output == b"out\nerr\n"
@@ -179,7 +184,7 @@ def test_a_stopped_child_is_ended_too() -> None:
     async def body(children: Children) -> Exit:
         child = children.spawn(["sleep", "60"])
         os.kill(child.pid, signal.SIGSTOP)
-        os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)
+        wait_until_stopped(child.pid)
         return await child.end(grace_s=0.05)
 
     assert with_children(body).signal == signal.SIGKILL
@@ -247,12 +252,11 @@ def test_a_worker_talks_over_a_socket_passed_to_it() -> None:
 
 ORPHAN = """
 import asyncio, os, signal
-from pathlib import Path
 from ctdbpy.host.children import Children
 async def main():
-    child = Children().spawn(["sleep", "60"])
-    while Path(f"/proc/{child.pid}/comm").read_text() != "sleep\\n":
-        await asyncio.sleep(0.01)
+    ours, theirs = os.pipe()
+    child = Children().spawn(["sh", "-c", "echo up; exec sleep 60"], stdout=theirs)
+    assert os.read(ours, 3) == b"up\\n"
     print(child.pid, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 asyncio.run(main())
@@ -270,8 +274,12 @@ def test_the_loop_is_not_held_up_while_children_run() -> None:
         ticks = 0
         child = children.spawn(["sleep", "0.3"])
         while child.is_running:
-            await asyncio.sleep(0.01)
             ticks += 1
+            try:
+                async with asyncio.timeout(0.01):
+                    await child.wait()
+            except TimeoutError:
+                continue
         return ticks
 
     assert with_children(body) > 5

@@ -70,6 +70,18 @@ def test_a_level_lets_through_what_is_at_least_as_important(tmp_path: Path, leve
     assert [text.partition(":")[0] for text in texts(tmp_path / "log")] == names.split()
 
 
+def test_a_defect_is_written_with_where_it_happened(tmp_path: Path) -> None:
+    with opened(f"file:{tmp_path}/log"):
+        try:
+            raise ZeroDivisionError("no node left")
+        except ZeroDivisionError as error:
+            LOG.critical("defect in %s", "takeover", exc_info=error)
+    text = (tmp_path / "log").read_text()
+    assert "CRITICAL: defect in takeover\n" in text
+    assert "test_logs.py" in text
+    assert text.endswith("ZeroDivisionError: no node left\n")
+
+
 def test_the_level_changes_at_run_time(tmp_path: Path) -> None:
     with opened(f"file:{tmp_path}/log", 3) as logs:
         LOG.info("unheard")
