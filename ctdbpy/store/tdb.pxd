@@ -8,9 +8,12 @@ cdef class Tdb:
     cdef readonly str path         # "" for an in-memory TDB
     cdef readonly int open_flags   # libtdb's flags as asked for
     cdef void *log                 # libtdb's messages since the last call through this class
-    cdef tuple identity            # (device, inode) of the file; None in memory
+    cdef readonly tuple identity   # (device, inode) of the file; None in memory
+    cdef list locked_keys          # chain locks taken by methods of this class, not by the engine
+    cdef int lockalls
     cdef object __weakref__
 
     cdef tdb_context *handle(self) except NULL
     cdef object failure(self, str verb)
     cdef str complaint(self)
+    cdef void unlock_everything(self)

@@ -214,6 +214,7 @@ cdef class Tdb:
     def __cinit__(self):
         self.ctx = NULL
         self.path = ""
+        self.locked_keys = []
         self.log = calloc(1, sizeof(ctdbpy_log))
         if self.log == NULL:
             raise MemoryError
@@ -225,6 +226,7 @@ cdef class Tdb:
     def __dealloc__(self):
         if self.ctx != NULL:
             _open_files.discard(self.identity)
+            self.unlock_everything()
             tdb_close(self.ctx)
             self.ctx = NULL
         free(self.log)
@@ -285,11 +287,15 @@ cdef class Tdb:
         return self
 
     def close(self):
-        """Close the file, which gives up every lock and cancels a transaction; twice is harmless."""
+        """Close the file, give up the locks taken by methods here, cancel a transaction; twice is harmless.
+
+        A robust mutex taken past this class (by the engine) must have been released: it would stay taken for ever.
+        """
         if self.ctx == NULL:
             return
         cdef tdb_context *ctx = self.ctx
         cdef int status
+        self.unlock_everything()
         self.ctx = NULL
         _open_files.discard(self.identity)
         with nogil:
@@ -444,12 +450,14 @@ cdef class Tdb:
             status = tdb_chainlock(ctx, k)
         if status != 0:
             raise self.failure(f"lock the chain of {key!r} in")
+        self.locked_keys.append(key)
 
     def chainlock_nonblock(self, bytes key not None):
         """Lock the hash chain of key; False if another process has it. Raises StoreError."""
         cdef tdb_context *ctx = self.handle()
         clear_errno()
         if tdb_chainlock_nonblock(ctx, _data(key)) == 0:
+            self.locked_keys.append(key)
             return True
         if errno in _BUSY:
             return False
@@ -459,6 +467,8 @@ cdef class Tdb:
         """Release the chain lock of key. Raises StoreError."""
         if tdb_chainunlock(self.handle(), _data(key)) != 0:
             raise self.failure(f"unlock the chain of {key!r} in")
+        if key in self.locked_keys:
+            self.locked_keys.remove(key)
 
     def chainlock_mark(self, bytes key not None):
         """Behave as if this process had locked the chain: another process holds the lock on our behalf."""
@@ -479,12 +489,14 @@ cdef class Tdb:
             status = tdb_lockall(ctx)
         if status != 0:
             raise self.failure("lock all chains of")
+        self.lockalls += 1
 
     def lockall_nonblock(self):
         """Lock every chain; False if another process has any. Raises StoreError."""
         cdef tdb_context *ctx = self.handle()
         clear_errno()
         if tdb_lockall_nonblock(ctx) == 0:
+            self.lockalls += 1
             return True
         if errno in _BUSY:
             return False
@@ -494,6 +506,7 @@ cdef class Tdb:
         """Release `lockall`. Raises StoreError."""
         if tdb_unlockall(self.handle()) != 0:
             raise self.failure("unlock all chains of")
+        self.lockalls -= 1
 
     def lockall_mark(self):
         """Behave as if this process had every chain: another process holds them on our behalf."""
@@ -664,6 +677,15 @@ cdef class Tdb:
             raise StoreError(f"cannot use {self.path!r}: it is closed")
         (<ctdbpy_log *>self.log).used = 0
         return self.ctx
+
+    cdef void unlock_everything(self):
+        # Closing unmaps the mutexes; one that is held then stays held for ever, its owner dead, nobody told.
+        for key in self.locked_keys:
+            tdb_chainunlock(self.ctx, _data(<bytes>key))
+        self.locked_keys.clear()
+        while self.lockalls > 0:
+            tdb_unlockall(self.ctx)
+            self.lockalls -= 1
 
     cdef str complaint(self):
         cdef ctdbpy_log *log = <ctdbpy_log *>self.log
