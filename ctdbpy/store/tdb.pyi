@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, Self, final
 
+from ctdbpy.errors import StoreError
+
 DEFAULT: Final = 0
 CLEAR_IF_FIRST: Final = 1
 INTERNAL: Final = 2
@@ -18,6 +20,9 @@ SEQNUM: Final = 128
 DISALLOW_NESTING: Final = 1024
 INCOMPATIBLE_HASH: Final = 2048
 MUTEX_LOCKING: Final = 4096
+
+class OpenError(StoreError):
+    errno: int
 
 @final
 class Tdb:

@@ -168,15 +168,24 @@ cdef str _errno_text(int number):
     return f"{errno_names.errorcode.get(number, f'errno {number}')} ({os.strerror(number)})"
 
 
+class OpenError(StoreError):
+    """A TDB file cannot be opened. errno: why; 0, EINVAL or EIO when the content is not what libtdb expects."""
+
+    def __init__(self, message, number):
+        super().__init__(message)
+        self.errno = number
+
+
 def _refuse_second_open(str path):
     try:
         status = os.stat(path)
     except OSError:
         return
     if (status.st_dev, status.st_ino) in _open_files:
-        raise StoreError(
+        raise OpenError(
             f"cannot open {path!r}: {_errno_text(errno_names.EBUSY)}; this process has the file open already"
-            " and libtdb opens a file once per process"
+            " and libtdb opens a file once per process",
+            errno_names.EBUSY,
         )
 
 
@@ -246,7 +255,7 @@ cdef class Tdb:
         """Open a TDB file, creating it unless `open_flags` says otherwise.
 
         hash_size counts only for a new file. Waits while another process opens or clears the file.
-        Raises StoreError; a file that this process has open already is such an error.
+        Raises OpenError; a file that this process has open already is one (EBUSY).
         """
         cdef Tdb self = Tdb.__new__(Tdb)
         self.path = os.fspath(path)
@@ -265,7 +274,9 @@ cdef class Tdb:
         if self.ctx == NULL:
             complaint = self.complaint()
             reason = _errno_text(failed) if failed else "not a sound TDB file"
-            raise StoreError(f"cannot open {self.path!r}: {reason}{'; libtdb: ' + complaint if complaint else ''}")
+            raise OpenError(
+                f"cannot open {self.path!r}: {reason}{'; libtdb: ' + complaint if complaint else ''}", failed
+            )
         status = os.fstat(tdb_fd(self.ctx))
         self.identity = (status.st_dev, status.st_ino)
         _open_files.add(self.identity)

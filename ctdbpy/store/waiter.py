@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The process that waits for a contended lock so that the daemon need not: `python -m ctdbpy.store.waiter FD`.
+"""The process that waits for a contended lock, so that the daemon need not.
 
-FD is its end of a stream socket pair that the daemon made and from whose main thread it was started; `lockwaits`
-says what goes over it. A waiter takes one lock at a time, on handles of its own, and holds it until told to
-release it. It ends when the socket closes and, even in the middle of a wait, when the daemon does; the kernel
-then frees the lock.
+Started as `python -m ctdbpy.store.waiter FD` by the daemon's main thread; FD is one end of a stream socket
+pair that the daemon made, and `lockwaits` says what goes over it. A waiter takes one lock at a time, on
+handles of its own, and holds it until told to release it. It ends when the socket closes and, even in the
+middle of a wait, when the daemon does; the kernel then frees the lock.
 """
 
 from __future__ import annotations

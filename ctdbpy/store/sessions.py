@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bulk jobs done on an open TDB: by a worker on its own handle, by the simulator on a TDB in memory."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from ctdbpy.errors import StoreError
+from ctdbpy.store import bulk, jobs
+from ctdbpy.store.jobs import Database, Kind, Task
+from ctdbpy.store.tdb import Tdb
+
+
+class WrongState(StoreError):
+    """The job needs a transaction or a frozen database, and there is none, or there is one already."""
+
+
+class Session:
+    """One database and what jobs before have left it in: frozen or not, in a transaction or not.
+
+    Freezing itself, which waits for other processes, is the owner's work: it sets `is_frozen`.
+    """
+
+    def __init__(self, tdb: Tdb, database: Database) -> None:
+        self.tdb = tdb
+        self.database = database
+        self.is_frozen = database.is_frozen
+        self.in_transaction = False
+        # What a TDB in memory held when its transaction began: it has none of its own.
+        self._before: dict[bytes, bytes] = {}
+
+    def perform(self, task: Task) -> Generator[bytes, None, bytes]:
+        """Yield the parts of the answer and return its end (see `jobs`). Raises StoreError, ProtocolError."""
+        match task:
+            case jobs.Traverse():
+                owner = None if task.owner == jobs.NO_OWNER else task.owner
+                walk = bulk.traverse(
+                    self.tdb, reqid=task.reqid, owner=owner, with_empty=task.with_empty, limit=task.limit
+                )
+                return (yield from self._walk(walk))
+            case jobs.Pull():
+                walk = bulk.pull(
+                    self.tdb,
+                    db_id=self.database.db_id,
+                    lmaster=task.lmaster,
+                    lmasters=task.lmasters,
+                    limit=task.limit,
+                )
+                return (yield from self._walk(walk))
+            case jobs.VacuumScan():
+                return (yield from self._walk(bulk.vacuum_scan(self.tdb, pnn=task.pnn, limit=task.limit)))
+            case jobs.Push():
+                self._need_transaction("push to")
+                stored, scheduled = bulk.push(
+                    self.tdb,
+                    task.buffer,
+                    db_id=self.database.db_id,
+                    is_volatile=self.database.is_volatile,
+                    pnn=task.pnn,
+                    lmasters=task.lmasters,
+                )
+                return jobs.pack_count(stored, scheduled)
+            case jobs.Update():
+                if self.is_frozen:
+                    raise WrongState(f"cannot update {self.database.path!r}: it is frozen")
+                stored = bulk.update_records(
+                    self.tdb,
+                    task.buffer,
+                    db_id=self.database.db_id,
+                    is_volatile=self.database.is_volatile,
+                    pnn=task.pnn,
+                    lmasters=task.lmasters,
+                )
+                return jobs.pack_count(stored)
+            case jobs.Plain():
+                return self._plain(task.kind)
+
+    def _walk(self, walk: bulk.Walk) -> Generator[bytes, None, bytes]:
+        with self._marked():
+            yield from walk
+        return jobs.pack_count(walk.count)
+
+    def _plain(self, kind: Kind) -> bytes:
+        match kind:
+            case Kind.BEGIN:
+                self._begin()
+            case Kind.COMMIT:
+                self._need_transaction("commit")
+                self.in_transaction = False
+                self._before.clear()
+                if not self.tdb.is_in_memory:
+                    self.tdb.transaction_commit(frozen=True)
+            case Kind.CANCEL:
+                self._need_transaction("cancel")
+                self.in_transaction = False
+                self._cancel()
+            case Kind.WIPE:
+                self._need_transaction("wipe")
+                self.tdb.wipe_all()
+            case Kind.CHECK:
+                with self._marked():
+                    self.tdb.check()
+            case Kind.REPACK:
+                if self.is_frozen:
+                    raise WrongState(f"cannot repack {self.database.path!r}: it is frozen")
+                if not self.tdb.is_in_memory:
+                    self.tdb.repack()
+            case Kind.COUNT:
+                with self._marked():
+                    return jobs.pack_counts(*bulk.count(self.tdb))
+            case _:
+                raise WrongState(
+                    f"cannot do {kind.name} on {self.database.path!r}: it is not a job on an open file"
+                )
+        return b""
+
+    def _begin(self) -> None:
+        if not self.is_frozen:
+            raise WrongState(f"cannot begin a transaction on {self.database.path!r}: it is not frozen")
+        if self.in_transaction:
+            # As upstream: a second start drops the first.
+            self.in_transaction = False
+            self._cancel()
+        if self.tdb.is_in_memory:
+            self._before = dict(self.tdb.traverse())
+        else:
+            self.tdb.transaction_start(frozen=True)
+        self.in_transaction = True
+
+    def _cancel(self) -> None:
+        if not self.tdb.is_in_memory:
+            self.tdb.transaction_cancel(frozen=True)
+            return
+        self.tdb.wipe_all()
+        for key, value in self._before.items():
+            self.tdb.store(key, value)
+        self._before.clear()
+
+    def thaw(self) -> None:
+        """Drop a transaction that was not committed, before the locks are given up."""
+        if self.in_transaction:
+            self.in_transaction = False
+            self._cancel()
+        self.is_frozen = False
+
+    def _need_transaction(self, verb: str) -> None:
+        if not self.in_transaction:
+            raise WrongState(f"cannot {verb} {self.database.path!r}: no transaction has begun")
+
+    def _marked(self) -> AbstractContextManager[None]:
+        # Reading a frozen database would wait for who holds its locks for us. A transaction has them.
+        if self.is_frozen and not self.in_transaction and not self.tdb.is_in_memory:
+            return _mark(self.tdb)
+        return nullcontext()
+
+
+@contextmanager
+def _mark(tdb: Tdb) -> Iterator[None]:
+    tdb.lockall_mark()
+    try:
+        yield
+    finally:
+        tdb.lockall_unmark()
+
+
+def status_of(error: Exception) -> int:
+    """The errno that answers a job which failed with this error."""
+    match error:
+        case bulk.RecordRefused():
+            return errno.EEXIST
+        case WrongState():
+            return errno.EINVAL
+        case StoreError():
+            return errno.EIO
+        case _:
+            return errno.EPROTO
