@@ -120,7 +120,8 @@ class JobKind(Enum):
 
     kind        data of the job               data of the answers
     UPDATE      rec_buffer                    - (status EEXIST-like errno when an rsn is too old)
-    TRAVERSE    traverse parameters           parts: back-to-back rec_data; the record engine forwards them
+    TRAVERSE    u32 reqid, u32 dmaster, u8    parts: back-to-back rec_data with this reqid; 0xFFFFFFFF:
+                with_empty                    every record, else that dmaster's, empty ones only if asked
     FREEZE      -                             -
     THAW        -                             -
     BEGIN       -                             -      start the transaction of a frozen database
@@ -129,6 +130,8 @@ class JobKind(Enum):
     WIPE        -                             -
     PULL        u32 lmaster, u32 size limit   parts: one rec_buffer each; last: u32 number of records
     PUSH        rec_buffer                    last: u32 number of records stored
+    STORE       rec_buffer                    -      store each record this node does not own, flush
+    FETCH       key                           last: the stored record with its header, empty if there is none
     CHECK       -                             -      tdb_check of the file
     VACUUM_SCAN -                             parts: rec_data (key, header) of empty records owned here
     REPACK      -                             -
@@ -144,6 +147,8 @@ class JobKind(Enum):
     WIPE = "wipe"
     PULL = "pull"
     PUSH = "push"
+    STORE = "store"
+    FETCH = "fetch"
     CHECK = "check"
     VACUUM_SCAN = "vacuum_scan"
     REPACK = "repack"

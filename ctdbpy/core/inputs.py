@@ -115,6 +115,27 @@ class SessionLost:
 
 
 @dataclass(frozen=True, slots=True)
+class TraverseEnded:
+    """The last record of a node's share of a traverse asked for here has been delivered by the engine."""
+
+    pnn: int
+    traverse_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeWanted:
+    """A record with read-only copies on `nodes` has to be written: `buffer` (rec_buffer) takes them back.
+
+    The core has every node store it (UPDATE_RECORD) and tells the engine by `ports.Records.revoked`.
+    """
+
+    db_id: int
+    key: bytes
+    buffer: bytes
+    nodes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class NodeAddress:
     """One line of the nodes file: its number is the pnn, a commented line is a deleted node."""
 
@@ -166,6 +187,8 @@ Input = (
     | LinkDown
     | JobAnswered
     | SessionLost
+    | TraverseEnded
+    | RevokeWanted
     | NodesRead
     | RecordsComplained
     | ShutdownAsked

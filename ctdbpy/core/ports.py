@@ -48,7 +48,7 @@ class Records(Protocol):
         """libtdb's open flags as clients must use them (DB_OPEN_FLAGS)."""
 
     def set_db_flags(self, db_id: int, flags: int) -> None:
-        """Sticky and read-only switched on (`DbFlag`). Raises StoreError if the tracking file cannot be opened."""
+        """Sticky and read-only switched on (`DbFlag`). Raises StoreError if a file cannot be opened."""
 
     def set_db_generation(self, db_id: int, generation: int) -> None:
         """The database belongs to this generation (after its recovery)."""
@@ -92,6 +92,17 @@ class Records(Protocol):
         A NULL call with IMMEDIATE_MIGRATION and VACUUM_MIGRATION; nothing if the record is not stored
         here or already owned here. Arriving empty, it is queued for deletion like any empty store.
         """
+
+    def note_vacuum(self, db_id: int, duration_s: float) -> None:
+        """Count a vacuum run of this database."""
+
+    def revoked(self, db_id: int, key: bytes, good: bool) -> None:
+        """Every copy of a record is back (`inputs.RevokeWanted`), or not all could be had."""
+
+    # -- links -----------------------------------------------------------------------
+
+    def packets_from(self, pnn: int) -> int:
+        """Packets received from a node on its present link; a node is silent while this stands still."""
 
     # -- clients and messages ------------------------------------------------------
 
@@ -156,5 +167,3 @@ class Entropy(Protocol):
 
     def generation(self) -> int:
         """A fresh random generation, not 0 and not INVALID_GENERATION."""
-
-

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Controls about the node as a whole and its part in recoveries."""
+
+from __future__ import annotations
+
+from ctdbpy.core.controls.handlers import Handler
+from ctdbpy.core.effects import Announce, LogLevel
+from ctdbpy.core.requests import OK, Reply, Request, refuse
+from ctdbpy.core.rooms import Rooms
+from ctdbpy.wire.codecs import U32
+from ctdbpy.wire.constants import BROADCAST_CONNECTED, Capability, NodeFlag, RecoveryMode, RunState
+from ctdbpy.wire.controls import Control, encode_reply
+from ctdbpy.wire.structures import Uptime, VnnMap
+
+
+def _pnn(rooms: Rooms, _request: Request, _value: None) -> Reply:
+    return Reply(rooms.state.pnn)
+
+
+def _pid(rooms: Rooms, _request: Request, _value: None) -> Reply:
+    return Reply(rooms.state.config.pid)
+
+
+def _runstate(rooms: Rooms, _request: Request, _value: None) -> Reply:
+    return Reply(data=U32.pack(rooms.state.runstate))
+
+
+def _recmode(rooms: Rooms, _request: Request, _value: None) -> Reply:
+    return Reply(rooms.state.recmode)
+
+
+async def _set_recmode(rooms: Rooms, request: Request, mode: int) -> Reply:
+    """Normal only if every database has come through the recovery of the present map."""
+    state = rooms.state
+    if mode == state.recmode:
+        return OK
+    if mode == RecoveryMode.ACTIVE:
+        state.set_recmode(RecoveryMode.ACTIVE, f"node {request.pnn} asks for it")
+        return OK
+    if mode != RecoveryMode.NORMAL:
+        return refuse(f"there is no recovery mode {mode}")
+    for database in state.databases.values():
+        if database.generation != state.generation:
+            return refuse(f"{database.name!r} is of generation {database.generation}, not {state.generation}")
+    if state.databases and all(database.is_frozen for database in state.databases.values()):
+        await rooms.freezes.thaw_all()
+    state.set_recmode(RecoveryMode.NORMAL, f"node {request.pnn} says it is over")
+    return OK
+
+
+def _vnnmap(rooms: Rooms, _request: Request, _value: None) -> Reply:
+    return Reply(data=VnnMap(rooms.state.generation, rooms.state.lmasters).pack())
+
+
+def _set_vnnmap(rooms: Rooms, _request: Request, wanted: VnnMap) -> Reply:
+    state = rooms.state
+    if not state.is_recovering:
+        return refuse("the map changes only in recovery")
+    if not wanted.map or any(state.peer(pnn) is None for pnn in wanted.map):
+        return refuse(f"the map {list(wanted.map)} does not name nodes of this cluster")
+    state.set_map(wanted.generation, wanted.map)
+    return OK
+
+
+def _start_recovery(rooms: Rooms, _request: Request, _value: None) -> Reply:
+    rooms.state.recovery_started_s = rooms.state.now_s
+    return OK
+
+
+def _end_recovery(rooms: Rooms, _request: Request, _value: None) -> Reply:
+    """The cluster is consistent; a node that was starting serves from now on."""
+    state = rooms.state
+    state.recovery_ended_s = state.now_s
+    state.recoveries += 1
+    state.recovery_wanted = ""
+    if state.runstate is RunState.FIRST_RECOVERY:
+        state.runstate = RunState.RUNNING
+        state.log(LogLevel.NOTICE, "runstate RUNNING")
+        state.emit(Announce("running", True))
+        rooms.flags.change_own(
+            NodeFlag(0), NodeFlag.UNHEALTHY, "first recovery done, no event script says otherwise"
+        )
+        rooms.routing.tell(BROADCAST_CONNECTED, Control.STARTUP, others_only=True)
+    rooms.takeovers.wanted = True
+    return OK
+
+
+def _uptime(rooms: Rooms, _request: Request, _value: None) -> Reply:
+    state = rooms.state
+    moments = (state.now_s, state.started_s, state.recovery_started_s, state.recovery_ended_s)
+    return Reply(data=Uptime(*(state.timeval(moment) for moment in moments)).pack())
+
+
+def _capabilities(rooms: Rooms, _request: Request, _value: None) -> Reply:
+    return Reply(data=U32.pack(rooms.state.capabilities))
+
+
+def _set_lmaster_role(rooms: Rooms, _request: Request, on: int) -> Reply:
+    _set_role(rooms, Capability.LMASTER, on)
+    return OK
+
+
+def _set_leader_role(rooms: Rooms, _request: Request, on: int) -> Reply:
+    _set_role(rooms, Capability.RECMASTER, on)
+    return OK
+
+
+def _set_role(rooms: Rooms, role: Capability, on: int) -> None:
+    state = rooms.state
+    state.capabilities = state.capabilities | role if on else state.capabilities & ~role
+
+
+def _cluster_lock(rooms: Rooms, _request: Request, _value: None) -> Reply:
+    return Reply(data=encode_reply(Control.GET_RECLOCK_FILE, rooms.state.cluster_lock or None))
+
+
+def _reclock_latency(rooms: Rooms, _request: Request, seconds: float) -> Reply:
+    rooms.statistician.note_reclock(seconds)
+    return OK
+
+
+def _nothing_to_do(_rooms: Rooms, _request: Request, _value: None) -> Reply:
+    return OK
+
+
+def _shutdown(rooms: Rooms, request: Request, _value: None) -> Reply:
+    rooms.shut_down(f"node {request.pnn} sent SHUTDOWN")
+    return OK
+
+
+HANDLERS: dict[Control, Handler] = {
+    Control.GET_PNN: _pnn,
+    Control.GET_PID: _pid,
+    Control.GET_RUNSTATE: _runstate,
+    Control.GET_RECMODE: _recmode,
+    Control.SET_RECMODE: _set_recmode,
+    Control.GETVNNMAP: _vnnmap,
+    Control.SETVNNMAP: _set_vnnmap,
+    Control.START_RECOVERY: _start_recovery,
+    Control.END_RECOVERY: _end_recovery,
+    Control.UPTIME: _uptime,
+    Control.GET_CAPABILITIES: _capabilities,
+    Control.SET_LMASTERROLE: _set_lmaster_role,
+    Control.SET_RECMASTERROLE: _set_leader_role,
+    Control.GET_RECLOCK_FILE: _cluster_lock,
+    Control.RECD_RECLOCK_LATENCY: _reclock_latency,
+    # Upstream's separate recovery process says that it lives; ours is this very brain.
+    Control.RECD_PING: _nothing_to_do,
+    # Without public addresses there are no tickles to send to a node that has just started.
+    Control.STARTUP: _nothing_to_do,
+    Control.SHUTDOWN: _shutdown,
+}

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Controls that hold databases still for a recovery or a restore."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from ctdbpy.core.controls.handlers import Handler, no_database, of_database
+from ctdbpy.core.requests import Reply, Request
+from ctdbpy.core.rooms import Rooms
+from ctdbpy.core.state import Database
+from ctdbpy.wire.controls import Control
+from ctdbpy.wire.structures import PullDbExt, TransDb
+
+_Answer = Reply | Coroutine[Any, Any, Reply]
+
+
+def _in_transaction(act: Callable[[Rooms, Database, int], _Answer]) -> Handler:
+    def handle(rooms: Rooms, _request: Request, value: TransDb) -> _Answer:
+        database = rooms.state.databases.get(value.db_id)
+        return no_database(value.db_id) if database is None else act(rooms, database, value.tid)
+
+    return handle
+
+
+def _freeze_all(rooms: Rooms, _request: Request, _value: None) -> _Answer:
+    return rooms.freezes.freeze_all()
+
+
+def _freeze(rooms: Rooms, _request: Request, database: Database) -> _Answer:
+    return rooms.freezes.freeze(database)
+
+
+def _thaw(rooms: Rooms, _request: Request, database: Database) -> _Answer:
+    return rooms.freezes.thaw(database)
+
+
+def _begin(rooms: Rooms, database: Database, transaction: int) -> _Answer:
+    return rooms.freezes.begin(database, transaction)
+
+
+def _commit(rooms: Rooms, database: Database, transaction: int) -> _Answer:
+    return rooms.freezes.commit(database, transaction)
+
+
+def _wipe(rooms: Rooms, database: Database, transaction: int) -> _Answer:
+    return rooms.freezes.wipe(database, transaction)
+
+
+def _cancel(rooms: Rooms, _request: Request, database: Database) -> _Answer:
+    return rooms.freezes.cancel(database)
+
+
+def _pull(rooms: Rooms, request: Request, wanted: PullDbExt) -> _Answer:
+    database = rooms.state.databases.get(wanted.db_id)
+    if database is None:
+        return no_database(wanted.db_id)
+    return rooms.freezes.pull(database, wanted.lmaster, request.pnn, wanted.srvid)
+
+
+def _push_start(rooms: Rooms, _request: Request, wanted: PullDbExt) -> _Answer:
+    database = rooms.state.databases.get(wanted.db_id)
+    if database is None:
+        return no_database(wanted.db_id)
+    return rooms.freezes.push_start(database, wanted.srvid)
+
+
+def _push_confirm(rooms: Rooms, _request: Request, database: Database) -> _Answer:
+    return rooms.freezes.push_confirm(database)
+
+
+HANDLERS: dict[Control, Handler] = {
+    Control.FREEZE: _freeze_all,
+    Control.DB_FREEZE: of_database(_freeze),
+    Control.DB_THAW: of_database(_thaw),
+    Control.DB_TRANSACTION_START: _in_transaction(_begin),
+    Control.DB_TRANSACTION_COMMIT: _in_transaction(_commit),
+    Control.DB_TRANSACTION_CANCEL: of_database(_cancel),
+    Control.WIPE_DATABASE: _in_transaction(_wipe),
+    Control.DB_PULL: _pull,
+    Control.DB_PUSH_START: _push_start,
+    Control.DB_PUSH_CONFIRM: of_database(_push_confirm),
+}

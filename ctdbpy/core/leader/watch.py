@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The leader looks at the cluster each RecoverInterval, and at once when one of its own facts changes.
+
+Source: reference/ctdb.md 7.9.
+"""
+
+from __future__ import annotations
+
+from ctdbpy.core.effects import LogLevel
+from ctdbpy.core.leader.election import Election
+from ctdbpy.core.leader.recovery import Recovery
+from ctdbpy.core.leader.supervisor import NodeView, lmasters_of, reason_to_recover
+from ctdbpy.core.procedures import Procedure, Promise, Runner
+from ctdbpy.core.requests import Reply
+from ctdbpy.core.routing import Routing
+from ctdbpy.core.state import Peer, State
+from ctdbpy.errors import ProtocolError
+from ctdbpy.wire.codecs import U32
+from ctdbpy.wire.constants import Capability, NodeFlag, RecoveryMode
+from ctdbpy.wire.controls import Control
+from ctdbpy.wire.structures import NodeFlagChange, NodeMap, VnnMap
+
+_ASKED = (Control.GET_NODEMAP, Control.GET_RECMODE, Control.GETVNNMAP, Control.GET_CAPABILITIES)
+
+
+class Watch:
+    """Looks, repairs flags, recovers. Only the leader does, and only outside elections."""
+
+    def __init__(
+        self, state: State, runner: Runner, routing: Routing, election: Election, recovery: Recovery
+    ) -> None:
+        self._state = state
+        self._runner = runner
+        self._routing = routing
+        self._election = election
+        self._recovery = recovery
+        self._looking: Procedure[None] | None = None
+        self._seen: object = None
+        self._disabled_until_s: float | None = None
+        self._due_s: float | None = None
+        self._recovering = False
+
+    # -- recoveries may be disabled ---------------------------------------------------------------
+
+    def disable_recoveries(self, seconds: int) -> bool:
+        """No recoveries for so long, 0 allows them; False while one is under way."""
+        if self._recovering:
+            return False
+        self._disabled_until_s = self._state.now_s + seconds if seconds else None
+        self._seen = None
+        return True
+
+    @property
+    def may_compare(self) -> bool:
+        return self._disabled_until_s is None or self._state.now_s >= self._disabled_until_s
+
+    # -- when to look -----------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Look again if a fact of ours has changed; stop if we lead no more."""
+        state = self._state
+        leads = state.is_leader and not self._election.in_progress and state.can_lead()
+        if not leads:
+            self._due_s = None
+            self._seen = None
+            if self._looking is not None:
+                self._looking.cancel()
+                self._looking = None
+                self._recovering = False
+            return
+        facts = (
+            state.recmode,
+            state.recovery_wanted,
+            tuple(node.flags for node in state.nodes),
+            state.capabilities,
+            state.generation,
+            state.runstate,
+        )
+        if facts != self._seen:
+            self._seen = facts
+            self._due_s = state.now_s
+        if self._due_s is not None and self._due_s <= state.now_s:
+            self._look()
+
+    @property
+    def deadline_s(self) -> float | None:
+        """When to look next."""
+        return None if self._looking is not None else self._due_s
+
+    def wake(self, now_s: float) -> None:
+        """Look if it is time."""
+        if self._due_s is not None and now_s >= self._due_s:
+            self._look()
+
+    def _look(self) -> None:
+        if self._looking is None:
+            self._due_s = None
+            self._looking = self._runner.spawn("look at the cluster", self._work())
+
+    async def _work(self) -> None:
+        state = self._state
+        views = await self._views()
+        if views is not None:
+            reason = reason_to_recover(state.pnn, views, state.recovery_wanted, may_compare=self.may_compare)
+            if reason:
+                self._recovering = True
+                await self._recovery.run(reason, lmasters_of(views, state.pnn))
+                self._recovering = False
+        self._looking = None
+        self._due_s = state.now_s + max(state.tunables.recover_interval, 1)
+
+    # -- what there is to see -----------------------------------------------------------------------
+
+    async def _views(self) -> tuple[NodeView, ...] | None:
+        """Every connected node as it sees itself; None if one does not answer (its link tells more, soon)."""
+        state = self._state
+        asked = [node for node in state.others() if node.is_connected]
+        timeout_s = state.tunables.recover_timeout
+        answers = {
+            node.pnn: [self._routing.call(node.pnn, each, timeout_s=timeout_s) for each in _ASKED]
+            for node in asked
+        }
+        views = [self._own_view()]
+        maps: dict[int, NodeMap] = {}
+        for node in asked:
+            replies = await _replies(answers[node.pnn])
+            try:
+                nodemap, recmode, vnnmap, capabilities = replies
+                if not (nodemap.is_good and vnnmap.is_good and capabilities.is_good) or recmode.status < 0:
+                    raise ProtocolError(next((each.error for each in replies if each.error), "it refuses"))
+                maps[node.pnn] = NodeMap.unpack(nodemap.data)
+                views.append(_view(node, maps[node.pnn], recmode.status, vnnmap.data, capabilities.data))
+            except (ProtocolError, ValueError) as reason:
+                state.log(LogLevel.WARNING, f"cannot look at node {node.pnn}: {reason}")
+                return None
+        for view in views[1:]:
+            state.nodes[view.pnn].capabilities = view.capabilities
+        self._spread_flags(views, maps)
+        return tuple(views)
+
+    def _own_view(self) -> NodeView:
+        state = self._state
+        return NodeView(
+            state.pnn,
+            state.own.flags,
+            state.recmode,
+            state.generation,
+            state.lmasters,
+            state.capabilities,
+            tuple((node.pnn, node.address) for node in state.nodes),
+        )
+
+    def _spread_flags(self, views: list[NodeView], maps: dict[int, NodeMap]) -> None:
+        """A node's own view of its flags wins; whoever has another is told."""
+        state = self._state
+        for view in views:
+            old = state.nodes[view.pnn].flags
+            known = [node.flags for each in maps.values() for node in each.nodes if node.pnn == view.pnn]
+            if view.pnn != state.pnn:
+                state.set_flags(view.pnn, view.flags, "it says so itself")
+            if old != view.flags or any(flags != view.flags for flags in known):
+                change = NodeFlagChange(view.pnn, int(view.flags), int(old)).pack()
+                for pnn in state.connected():
+                    if pnn not in (state.pnn, view.pnn):
+                        self._routing.call(pnn, Control.MODIFY_FLAGS, change)
+
+
+def _view(node: Peer, nodemap: NodeMap, recmode: int, vnnmap: bytes, capabilities: bytes) -> NodeView:
+    own = next((each for each in nodemap.nodes if each.pnn == node.pnn), None)
+    if own is None:
+        raise ProtocolError("it is not in its own node map")
+    vnn = VnnMap.unpack(vnnmap)
+    return NodeView(
+        node.pnn,
+        NodeFlag(own.flags & 0x3F & ~NodeFlag.DISCONNECTED),
+        RecoveryMode(recmode),
+        vnn.generation,
+        vnn.map,
+        Capability(U32.unpack(capabilities) & Capability.DEFAULT),
+        tuple((each.pnn, each.address.host) for each in nodemap.nodes),
+    )
+
+
+async def _replies(answers: list[Promise[Reply]]) -> list[Reply]:
+    return [await answer for answer in answers]

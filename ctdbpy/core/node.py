@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One node's whole brain: `Node.step(now_s, input)` returns the effects, in order.
+
+It owns no socket, clock, file, thread, random source or logger. The same inputs at the same times give
+the same effects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any, Final
+
+from ctdbpy.core import messages
+from ctdbpy.core.controls import RAW, TABLE
+from ctdbpy.core.effects import Announce, Effect, LogLevel
+from ctdbpy.core.inputs import (
+    ClientConnected,
+    ClientControlArrived,
+    ClientGone,
+    Input,
+    JobAnswered,
+    LinkDown,
+    LinkUp,
+    MessageArrived,
+    NodeControlArrived,
+    NodesRead,
+    RecordsComplained,
+    ReplyArrived,
+    RevokeWanted,
+    SessionLost,
+    ShutdownAsked,
+    Started,
+    TimeElapsed,
+    TraverseEnded,
+)
+from ctdbpy.core.messaging import notify
+from ctdbpy.core.ports import Entropy, Records
+from ctdbpy.core.records.revokes import revoke
+from ctdbpy.core.requests import Reply, Request, refuse
+from ctdbpy.core.rooms import Rooms
+from ctdbpy.core.state import Client, Freeze, NodeConfig, State
+from ctdbpy.errors import CtdbpyError
+from ctdbpy.wire.constants import RecoveryMode, RunState
+from ctdbpy.wire.controls import CONTROLS, Control, decode_request
+
+#: Rounds of settling in one step; rooms that keep each other busy longer have a mistake in them.
+_ROUNDS_MAX: Final = 1000
+
+
+class Node:
+    """The brain. Create it, give it `Started`, then every input there is, in order."""
+
+    def __init__(self, config: NodeConfig, records: Records, entropy: Entropy) -> None:
+        self.state = State(config, records, entropy)
+        self.rooms = Rooms(self.state)
+
+    @property
+    def deadline_s(self) -> float | None:
+        """When the node wants `TimeElapsed` if nothing else happens."""
+        return self.rooms.deadline_s
+
+    def step(self, now_s: float, happened: Input) -> list[Effect]:
+        """Take one input; what is due by now is done first."""
+        state = self.state
+        state.now_s = now_s
+        if state.runstate is not RunState.INIT:
+            self.rooms.wake(now_s)
+            self._settle()
+        self._take(happened)
+        self._settle()
+        effects, state.effects = state.effects, []
+        return effects
+
+    # -- inputs ---------------------------------------------------------------------------------
+
+    def _take(self, happened: Input) -> None:
+        rooms = self.rooms
+        match happened:
+            case Started():
+                self._start()
+            case TimeElapsed():
+                pass
+            case ClientConnected(client_id, pid, uid):
+                self.state.clients[client_id] = Client(client_id, pid, uid)
+            case ClientGone(client_id):
+                self._client_gone(client_id)
+            case ClientControlArrived(client_id, control):
+                client = self.state.clients.get(client_id)
+                if client is not None:
+                    rooms.routing.client_control(client, control)
+            case NodeControlArrived(pnn, control):
+                rooms.routing.node_control(pnn, control)
+            case ReplyArrived(pnn, reply):
+                rooms.routing.reply_arrived(pnn, reply)
+            case MessageArrived(pnn, srvid, data):
+                listener = self.state.listener(srvid)
+                if listener is not None:
+                    listener(pnn, data)
+            case LinkUp(pnn):
+                rooms.links.up(pnn)
+                rooms.election.link_up(pnn)
+            case LinkDown(pnn, reason):
+                rooms.links.down(pnn, reason)
+                rooms.traverses.node_gone(pnn)
+                rooms.election.link_down(pnn)
+            case JobAnswered():
+                rooms.jobs.answered(happened)
+            case SessionLost():
+                rooms.freezes.session_lost(happened)
+            case TraverseEnded(pnn, traverse_id):
+                rooms.traverses.node_ended(pnn, traverse_id)
+            case RevokeWanted():
+                rooms.runner.spawn("revoke", revoke(self.state, rooms.routing, happened))
+            case NodesRead():
+                rooms.links.file_read(happened)
+            case RecordsComplained():
+                self._complained(happened)
+            case ShutdownAsked(reason):
+                rooms.shut_down(reason)
+
+    def _start(self) -> None:
+        state, rooms = self.state, self.rooms
+        config = state.config
+        state.started_s = state.now_s
+        state.runstate = RunState.SETUP
+        state.log(
+            LogLevel.NOTICE,
+            f"node {state.pnn} of {len(config.nodes)} starts, pid {config.pid}, "
+            f"robust mutexes {'on' if config.mutexes else 'off'}",
+        )
+        if config.cluster_lock:
+            state.log(
+                LogLevel.WARNING, f"cluster lock {config.cluster_lock!r} is not taken: not supported yet"
+            )
+        state.set_tunables(state.tunables)
+        state.records.set_nodes(tuple(int(node.flags) for node in state.nodes))
+        state.records.set_recovery(True)
+        state.set_map(state.generation, state.lmasters)
+        rooms.attaches.attach_found()
+        messages.listen(rooms)
+        rooms.statistician.begin()
+        rooms.links.begin()
+        rooms.election.begin()
+        state.runstate = RunState.FIRST_RECOVERY
+        state.emit(Announce("first recovery", True))
+
+    def _client_gone(self, client_id: int) -> None:
+        client = self.state.clients.pop(client_id, None)
+        if client is None:
+            return
+        notify.send_all(self.state, client)
+        self.rooms.traverses.client_gone(client)
+        self.rooms.commits.client_gone(client)
+
+    def _complained(self, complaint: RecordsComplained) -> None:
+        state = self.state
+        if complaint.what == "dmaster":
+            state.log(LogLevel.ERROR, complaint.text)
+            state.want_recovery(complaint.text)
+        else:
+            state.log(LogLevel.WARNING, complaint.text)
+
+    # -- serving ----------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Serve, run and look at facts until nothing moves any more."""
+        if self.state.runstate is RunState.INIT:
+            return
+        inbox, runner = self.rooms.routing.inbox, self.rooms.runner
+        for _ in range(_ROUNDS_MAX):
+            self._serve_all()
+            before = len(self.state.effects)
+            self.rooms.settle()
+            if not (inbox or runner.has_ready) and len(self.state.effects) == before:
+                return
+        raise AssertionError("the rooms do not come to rest")
+
+    def _serve_all(self) -> None:
+        inbox, runner = self.rooms.routing.inbox, self.rooms.runner
+        while inbox or runner.has_ready:
+            while inbox:
+                self._serve(inbox.popleft())
+            runner.run()
+
+    def _serve(self, request: Request) -> None:
+        control = request.control
+        try:
+            answer = self._handle(request)
+        except CtdbpyError as reason:
+            answer = refuse(str(reason))
+        if isinstance(answer, Reply):
+            self._answer(request, answer)
+        else:
+            name = f"control {control.opcode}"
+            self.rooms.runner.spawn(name, self._serve_later(request, answer))
+
+    def _handle(self, request: Request) -> Reply | Coroutine[Any, Any, Reply]:
+        try:
+            opcode = Control(request.control.opcode)
+        except ValueError:
+            return refuse(f"there is no control {request.control.opcode}")
+        handler = TABLE.get(opcode)
+        if handler is None:
+            assert CONTROLS[opcode].obsolete
+            return refuse(f"control {opcode.name} is obsolete")
+        data = bytes(request.control.data)
+        return handler(self.rooms, request, data if opcode in RAW else decode_request(opcode, data))
+
+    async def _serve_later(self, request: Request, answer: Coroutine[Any, Any, Reply]) -> None:
+        try:
+            reply = await answer
+        except CtdbpyError as reason:
+            reply = refuse(str(reason))
+        self._answer(request, reply)
+
+    def _answer(self, request: Request, reply: Reply) -> None:
+        if reply.error:
+            whose = f"client {request.client.pid}" if request.client else f"node {request.pnn}"
+            self.state.log(LogLevel.INFO, f"control {request.control.opcode} of {whose}: {reply.error}")
+        self.rooms.routing.answer(request.asker, reply)
+
+    # -- what must always be true -------------------------------------------------------------------
+
+    def validate(self) -> None:
+        """Every relation between the node's facts; run after each step in tests and simulation."""
+        state = self.state
+        assert not state.effects
+        assert [node.pnn for node in state.nodes] == list(range(len(state.nodes)))
+        for database in state.databases.values():
+            assert (database.session != 0) == (database.freeze is not Freeze.THAWED), database
+            assert database.transaction is None or database.is_frozen, database
+            assert not (database.is_volatile and database.unhealthy), database
+            if state.recmode is RecoveryMode.NORMAL and state.runstate > RunState.FIRST_RECOVERY:
+                assert database.generation == state.generation, database
+        for pnn in state.lmasters:
+            assert state.peer(pnn) is not None, pnn
+        assert not (state.is_leader and state.is_inactive)
+        assert not self.rooms.routing.inbox
+        assert not self.rooms.runner.has_ready

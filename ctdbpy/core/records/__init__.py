@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Databases as the core sees them: attaching, freezing, committing, walking and vacuuming them."""

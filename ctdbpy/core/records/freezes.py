@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Databases that stand still: freeze, transaction, wipe, pull, push, thaw.
+
+A worker session holds the locks, so that neither the daemon nor a client's program touches the file.
+
+Source: reference/ctdb.md 7.8, 7.10.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import Final
+
+from ctdbpy.core.effects import JobKind, LogLevel, SetHealth, Unlisten
+from ctdbpy.core.inputs import SessionLost
+from ctdbpy.core.jobs import Jobs, Outcome
+from ctdbpy.core.procedures import Procedure, Promise, Runner
+from ctdbpy.core.requests import OK, Reply, refuse
+from ctdbpy.core.state import Database, Freeze, State
+from ctdbpy.wire.constants import INVALID_GENERATION, NodeFlag
+
+_PULL: Final = struct.Struct("=II")
+_COUNT: Final = struct.Struct("=I")
+_NO_RECORDS: Final = _COUNT.pack(0)
+_NO_HEALTHY_NODES: Final = "NO-HEALTHY-NODES - "
+
+
+@dataclass(slots=True)
+class _Push:
+    """Records on their way into a frozen database, as messages to a srvid."""
+
+    srvid: int
+    stored: int = 0
+    error: str = ""
+    waiting: list[Promise[Outcome]] = field(default_factory=list)
+
+
+class Freezes:
+    """Every database's freeze, and what is done to it meanwhile."""
+
+    def __init__(self, state: State, runner: Runner, jobs: Jobs) -> None:
+        self._state = state
+        self._runner = runner
+        self._jobs = jobs
+        self._freezing: dict[int, Procedure[Reply]] = {}
+        self._pushes: dict[int, _Push] = {}
+
+    # -- freeze and thaw ------------------------------------------------------------------------
+
+    async def freeze(self, database: Database) -> Reply:
+        """Have a worker take every lock of the database; at once true if it has."""
+        if database.freeze is Freeze.FROZEN:
+            return OK
+        if database.db_id not in self._freezing:
+            name = f"freeze {database.name}"
+            self._freezing[database.db_id] = self._runner.spawn(name, self._freeze(database))
+        return await self._freezing[database.db_id]
+
+    async def freeze_all(self) -> Reply:
+        """Freeze every database of a node that takes no part any more; its volatile records are void."""
+        databases = list(self._state.databases.values())
+        for database in databases:
+            if database.is_volatile:
+                database.is_invalid = True
+        replies = await self._runner.gather("freeze", [self.freeze(database) for database in databases])
+        return next((reply for reply in replies if not reply.is_good), OK)
+
+    async def thaw(self, database: Database) -> Reply:
+        """Let the database move again; an open transaction is cancelled, calls that waited are resent."""
+        if database.db_id in self._freezing:
+            await self._freezing[database.db_id]
+        if database.freeze is Freeze.FROZEN:
+            if database.transaction is not None:
+                await self.cancel(database)
+            session, database.session = database.session, 0
+            outcome = await self._jobs.start(JobKind.THAW, database.db_id, session=session).ended
+            if not outcome.is_good:
+                self._state.log(LogLevel.WARNING, f"cannot thaw {database.name!r}: {outcome.error}")
+        self._end_push(database)
+        self._thawed(database)
+        return OK
+
+    async def thaw_all(self) -> None:
+        """Thaw whatever is frozen."""
+        frozen = [each for each in self._state.databases.values() if each.freeze is not Freeze.THAWED]
+        await self._runner.gather("thaw", [self.thaw(database) for database in frozen])
+
+    def session_lost(self, lost: SessionLost) -> None:
+        """The worker that held a database died: nothing is locked any more."""
+        database = self._state.databases.get(lost.db_id)
+        if database is None or database.session != lost.session:
+            return
+        self._state.log(LogLevel.ERROR, f"{database.name!r} is not frozen any more: {lost.reason}")
+        database.session = 0
+        database.transaction = None
+        self._end_push(database)
+        self._thawed(database)
+
+    # -- transactions ---------------------------------------------------------------------------
+
+    async def begin(self, database: Database, transaction: int) -> Reply:
+        """Begin a transaction of a frozen database; one that is open is cancelled first."""
+        if not database.is_frozen:
+            return refuse(f"cannot begin a transaction on {database.name!r}: it is not frozen")
+        if database.transaction is not None:
+            await self.cancel(database)
+        outcome = await self._do(JobKind.BEGIN, database)
+        if not outcome.is_good:
+            return refuse(f"cannot begin a transaction on {database.name!r}: {outcome.error}")
+        database.transaction = transaction
+        return OK
+
+    async def commit(self, database: Database, transaction: int) -> Reply:
+        """Make the transaction's changes durable; the database belongs to this generation now."""
+        reason = self._cannot(database, transaction)
+        if reason:
+            return refuse(f"cannot commit on {database.name!r}: {reason}")
+        outcome = await self._do(JobKind.COMMIT, database)
+        database.transaction = None
+        if not outcome.is_good:
+            return refuse(f"cannot commit on {database.name!r}: {outcome.error}")
+        self._state.set_db_generation(database, transaction)
+        if database.is_persistent and database.unhealthy:
+            self._mend(database)
+        return OK
+
+    async def cancel(self, database: Database) -> Reply:
+        """Drop the transaction's changes."""
+        if database.transaction is None:
+            return OK
+        database.transaction = None
+        outcome = await self._do(JobKind.CANCEL, database)
+        return OK if outcome.is_good else refuse(f"cannot cancel on {database.name!r}: {outcome.error}")
+
+    async def wipe(self, database: Database, transaction: int) -> Reply:
+        """Remove every record, inside the transaction."""
+        reason = self._cannot(database, transaction)
+        if reason:
+            return refuse(f"cannot wipe {database.name!r}: {reason}")
+        outcome = await self._do(JobKind.WIPE, database)
+        return OK if outcome.is_good else refuse(f"cannot wipe {database.name!r}: {outcome.error}")
+
+    # -- records out and in ---------------------------------------------------------------------
+
+    async def pull(self, database: Database, lmaster: int, asker: int, srvid: int) -> Reply:
+        """Send the records to `asker` as messages; the reply says how many there were."""
+        if not database.is_frozen:
+            return refuse(f"cannot pull {database.name!r}: it is not frozen")
+        if database.is_invalid:
+            return Reply(data=_NO_RECORDS)
+        state = self._state
+        job = self._jobs.start(
+            JobKind.PULL,
+            database.db_id,
+            _PULL.pack(lmaster, state.tunables.rec_buffer_size_limit),
+            session=database.session,
+            on_part=lambda part: state.send_message(asker, srvid, part),
+        )
+        outcome = await job.ended
+        if not outcome.is_good or len(outcome.data) != _COUNT.size:
+            return refuse(f"cannot pull {database.name!r}: {outcome.error}")
+        return Reply(data=outcome.data)
+
+    def push_start(self, database: Database, srvid: int) -> Reply:
+        """Store records that come as messages to `srvid`, until `push_confirm`."""
+        if not database.is_frozen:
+            return refuse(f"cannot push to {database.name!r}: it is not frozen")
+        if database.db_id in self._pushes:
+            return refuse(f"cannot push to {database.name!r}: a push is under way")
+        push = _Push(srvid)
+        self._pushes[database.db_id] = push
+
+        def arrived(_pnn: int, data: bytes) -> None:
+            job = self._jobs.start(JobKind.PUSH, database.db_id, data, session=database.session)
+            push.waiting.append(job.ended)
+
+        self._state.listen(srvid, arrived)
+        return OK
+
+    async def push_confirm(self, database: Database) -> Reply:
+        """How many records have been stored since `push_start`."""
+        push = self._pushes.get(database.db_id)
+        if push is None:
+            return refuse(f"cannot confirm a push to {database.name!r}: none is under way")
+        while push.waiting:
+            outcome = await push.waiting.pop(0)
+            if outcome.is_good and len(outcome.data) == _COUNT.size:
+                push.stored += _COUNT.unpack(outcome.data)[0]
+            else:
+                push.error = push.error or outcome.error or "the worker did not say how many"
+        self._end_push(database)
+        if push.error:
+            return refuse(f"cannot push to {database.name!r}: {push.error}")
+        return Reply(data=_COUNT.pack(push.stored))
+
+    # -- in detail ------------------------------------------------------------------------------
+
+    async def _freeze(self, database: Database) -> Reply:
+        state = self._state
+        database.freeze = Freeze.FREEZING
+        state.records.set_frozen(database.db_id, True)
+        session = self._jobs.new_session()
+        database.session = session
+        outcome = await self._jobs.start(JobKind.FREEZE, database.db_id, session=session).ended
+        self._freezing.pop(database.db_id, None)
+        if outcome.is_good and database.session == session:
+            database.freeze = Freeze.FROZEN
+            return OK
+        database.session = 0
+        self._thawed(database)
+        return refuse(f"cannot freeze {database.name!r}: {outcome.error or 'its worker died'}")
+
+    async def _do(self, kind: JobKind, database: Database) -> Outcome:
+        return await self._jobs.start(kind, database.db_id, session=database.session).ended
+
+    def _thawed(self, database: Database) -> None:
+        database.freeze = Freeze.THAWED
+        database.is_invalid = False
+        if database.db_id in self._state.databases:
+            self._state.records.set_frozen(database.db_id, False)
+
+    def _cannot(self, database: Database, transaction: int) -> str:
+        if not database.is_frozen:
+            return "it is not frozen"
+        if database.transaction is None:
+            return "no transaction is open"
+        if database.transaction != transaction:
+            return f"transaction {transaction:#x} is not the open one, {database.transaction:#x}"
+        return ""
+
+    def _end_push(self, database: Database) -> None:
+        push = self._pushes.pop(database.db_id, None)
+        if push is not None:
+            self._state.unlisten(push.srvid)
+            self._state.emit(Unlisten(push.srvid))
+
+    def _mend(self, database: Database) -> None:
+        """A recovery has given the database new contents: healthy again if any node was to give good ones."""
+        if any(node.flags == NodeFlag(0) for node in self._state.nodes):
+            database.unhealthy = ""
+        elif not database.unhealthy.startswith(_NO_HEALTHY_NODES):
+            database.unhealthy = _NO_HEALTHY_NODES + database.unhealthy
+        self._state.emit(SetHealth(database.name, database.unhealthy))
+
+    def invalidate(self) -> None:
+        """This node left the cluster: map and databases belong to no generation."""
+        self._state.set_map(INVALID_GENERATION, self._state.lmasters)
+        for database in self._state.databases.values():
+            self._state.set_db_generation(database, INVALID_GENERATION)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every room of one node's brain, and the order in which they are woken and look at each other's facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from ctdbpy.core.effects import Announce, Exit, LogLevel
+from ctdbpy.core.failover.takeovers import Takeovers
+from ctdbpy.core.jobs import Jobs
+from ctdbpy.core.leader.election import Election
+from ctdbpy.core.leader.recovery import Recovery
+from ctdbpy.core.leader.watch import Watch
+from ctdbpy.core.membership.flags import Flags
+from ctdbpy.core.membership.links import Links
+from ctdbpy.core.memory import MemoryReport, report
+from ctdbpy.core.procedures import Runner
+from ctdbpy.core.records.attaches import Attaches
+from ctdbpy.core.records.commits import Commits
+from ctdbpy.core.records.freezes import Freezes
+from ctdbpy.core.records.seqnums import Seqnums
+from ctdbpy.core.records.traverses import Traverses
+from ctdbpy.core.records.vacuum import Vacuum
+from ctdbpy.core.routing import Routing
+from ctdbpy.core.state import State
+from ctdbpy.core.statistics import Statistician
+from ctdbpy.wire.constants import RunState
+
+
+class _Machine(Protocol):
+    """Something that wants to be woken."""
+
+    @property
+    def deadline_s(self) -> float | None: ...
+
+    def wake(self, now_s: float) -> None: ...
+
+
+class Rooms:
+    """What handlers of controls work with."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.runner = Runner()
+        self.routing = Routing(state)
+        self.jobs = Jobs(state)
+        self.links = Links(state, self.routing)
+        self.flags = Flags(state, self.routing)
+        self.freezes = Freezes(state, self.runner, self.jobs)
+        self.attaches = Attaches(state, self.runner)
+        self.commits = Commits(state, self.runner, self.routing, self.jobs)
+        self.seqnums = Seqnums(state, self.routing)
+        self.traverses = Traverses(state, self.routing, self.jobs)
+        self.vacuum = Vacuum(state, self.runner, self.routing, self.jobs)
+        self.takeovers = Takeovers(state, self.runner, self.routing)
+        self.election = Election(state, self.routing)
+        self.recovery = Recovery(state, self.runner, self.routing)
+        self.watch = Watch(state, self.runner, self.routing, self.election, self.recovery)
+        self.statistician = Statistician(state)
+        self._machines: tuple[_Machine, ...] = (
+            self.routing,
+            self.links,
+            self.flags,
+            self.election,
+            self.watch,
+            self.takeovers,
+            self.traverses,
+            self.seqnums,
+            self.vacuum,
+            self.statistician,
+        )
+
+    @property
+    def deadline_s(self) -> float | None:
+        """When the first machine or sleeping procedure wants to be woken."""
+        return min(self._deadlines(), default=None)
+
+    def wake(self, now_s: float) -> None:
+        """Wake everything whose time has come."""
+        self.runner.wake(now_s)
+        for machine in self._machines:
+            due_s = machine.deadline_s
+            if due_s is not None and due_s <= now_s:
+                machine.wake(now_s)
+
+    def settle(self) -> None:
+        """Let the rooms see the facts as they are now; they may change them: repeat until quiet."""
+        if self.flags.left:
+            self.flags.left = False
+            self.freezes.invalidate()
+            self.runner.spawn("freeze all", self.freezes.freeze_all())
+        self.election.settle()
+        self.watch.settle()
+        self.attaches.settle()
+        self.commits.settle()
+        self.takeovers.settle()
+        self.vacuum.settle()
+        self.statistician.note_timeouts(self.routing.timeouts, self.traverses.timeouts)
+
+    def memory(self) -> MemoryReport:
+        """What this brain keeps in memory."""
+        tables = {
+            "controls waiting for other nodes": self.routing.outstanding,
+            "jobs of workers": self.jobs.running,
+            "clients waiting to attach": self.attaches.parked,
+        }
+        return report(self.state, tables)
+
+    def shut_down(self, reason: str) -> None:
+        """End in an orderly way; asked twice, once is enough."""
+        state = self.state
+        if state.runstate is RunState.SHUTDOWN:
+            return
+        state.log(LogLevel.NOTICE, f"shutting down: {reason}")
+        state.runstate = RunState.SHUTDOWN
+        state.emit(Announce("shutting down", False))
+        self.election.resign("it shuts down")
+        state.emit(Exit(0, reason))
+
+    def _deadlines(self) -> Iterator[float]:
+        for machine in (self.runner, *self._machines):
+            if machine.deadline_s is not None:
+                yield machine.deadline_s

@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is true of a node right now: the facts that every room of the core reads, and ways to change them.
+
+Rooms never call each other. One changes a fact here, another reads it when it is woken or
+when `Rooms.settle` asks it to look again at the end of each step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+from ctdbpy.core.effects import Effect, Listen, Log, LogLevel, SendMessage
+from ctdbpy.core.inputs import NodeAddress
+from ctdbpy.core.ports import Entropy, Records
+from ctdbpy.wire.constants import (
+    BROADCAST_ACTIVE,
+    BROADCAST_ALL,
+    BROADCAST_CONNECTED,
+    INVALID_GENERATION,
+    UNKNOWN_PNN,
+    Capability,
+    DbFlag,
+    NodeFlag,
+    RecoveryMode,
+    RunState,
+)
+from ctdbpy.wire.records import jenkins_hash
+from ctdbpy.wire.structures import Connection, Timeval
+from ctdbpy.wire.tunables import Tunables
+
+#: A pnn, or nobody.
+NOBODY: Final = UNKNOWN_PNN
+
+
+@dataclass(frozen=True, slots=True)
+class FoundDatabase:
+    """A persistent database whose file was there at start; `unhealthy` says what is wrong, if anything."""
+
+    name: str
+    unhealthy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """What a node is born with.
+
+    Wall clock time is the step's `now_s` plus `wall_offset_s`. `databases` are the persistent
+    ones found on disk, with what the health database says of them.
+    """
+
+    pnn: int
+    nodes: tuple[NodeAddress, ...]
+    tunables: Tunables
+    capabilities: Capability = Capability.DEFAULT
+    stopped: bool = False
+    disabled: bool = False
+    cluster_lock: str = ""
+    leader_timeout_s: float = 5.0
+    databases: tuple[FoundDatabase, ...] = ()
+    wall_offset_s: float = 0.0
+    pid: int = 0
+    version: tuple[int, int] = (4, 17)
+    mutexes: bool = True
+    log_level: int = LogLevel.NOTICE
+
+
+@dataclass(slots=True)
+class Peer:
+    """A line of the nodes file, this node's own included, and what is known of that node."""
+
+    pnn: int
+    address: str
+    flags: NodeFlag
+    capabilities: Capability = Capability.DEFAULT
+
+    @property
+    def is_connected(self) -> bool:
+        return not self.flags & (NodeFlag.DISCONNECTED | NodeFlag.DELETED)
+
+    @property
+    def is_active(self) -> bool:
+        return not self.flags & NodeFlag.INACTIVE
+
+
+@dataclass(slots=True)
+class Client:
+    """A local program connected to the Unix socket, and what it left with us."""
+
+    client_id: int
+    pid: int
+    uid: int
+    notifications: dict[int, bytes] = field(default_factory=dict)
+    connections: list[Connection] = field(default_factory=list)
+    #: Databases this client has persistent updates of the old kind open on, and how many.
+    updates: dict[int, int] = field(default_factory=dict)
+
+
+class Freeze(Enum):
+    """Whether a database stands still for a recovery or a restore."""
+
+    THAWED = "thawed"
+    FREEZING = "freezing"
+    FROZEN = "frozen"
+
+
+@dataclass(slots=True)
+class Database:
+    """An attached database: its kind, where it stands, who works on it."""
+
+    db_id: int
+    name: str
+    flags: DbFlag
+    generation: int = INVALID_GENERATION
+    unhealthy: str = ""
+    freeze: Freeze = Freeze.THAWED
+    #: Worker session that holds it frozen, 0 for none.
+    session: int = 0
+    #: Transaction id while a transaction of a frozen database is open.
+    transaction: int | None = None
+    #: A volatile database of a node that became inactive: its records count no more until thawed.
+    is_invalid: bool = False
+    counts_seqnum: bool = False
+    #: Client whose TRANS3_COMMIT is under way, 0 for none.
+    committing: int = 0
+
+    @property
+    def is_volatile(self) -> bool:
+        return not self.flags & (DbFlag.PERSISTENT | DbFlag.REPLICATED)
+
+    @property
+    def is_persistent(self) -> bool:
+        return bool(self.flags & DbFlag.PERSISTENT)
+
+    @property
+    def is_frozen(self) -> bool:
+        return self.freeze is Freeze.FROZEN
+
+
+class State:
+    """The facts. `effects` is what the current step wants done, in order."""
+
+    def __init__(self, config: NodeConfig, records: Records, entropy: Entropy) -> None:
+        self.config = config
+        self.records = records
+        self.entropy = entropy
+        self.effects: list[Effect] = []
+        self.now_s = 0.0
+        self.started_s = 0.0
+        self.runstate = RunState.INIT
+        self.recmode = RecoveryMode.ACTIVE
+        self.generation = INVALID_GENERATION
+        self.lmasters = tuple(node.pnn for node in config.nodes if not node.deleted)
+        self.leader = NOBODY
+        self.capabilities = config.capabilities
+        self.tunables = config.tunables
+        self.log_level = config.log_level
+        self.cluster_lock = config.cluster_lock
+        self.nodes = [self._peer(node) for node in config.nodes]
+        self.clients: dict[int, Client] = {}
+        self.databases: dict[int, Database] = {}
+        self.recovery_started_s: float | None = None
+        self.recovery_ended_s: float | None = None
+        self.recoveries = 0
+        #: Why the next recovery has to happen, "" if it does not; only the leader acts on it.
+        self.recovery_wanted = ""
+        #: A link to another node has stood: copies and dmasters of ours may lie elsewhere.
+        self.had_company = False
+        self._listeners: dict[int, Callable[[int, bytes], None]] = {}
+
+    # -- who we are ---------------------------------------------------------------------
+
+    @property
+    def pnn(self) -> int:
+        """This node's own number."""
+        return self.config.pnn
+
+    @property
+    def own(self) -> Peer:
+        """This node as a line of the nodes file."""
+        return self.nodes[self.config.pnn]
+
+    @property
+    def is_inactive(self) -> bool:
+        """True while this node is stopped or banned."""
+        return bool(self.own.flags & NodeFlag.INACTIVE)
+
+    @property
+    def is_leader(self) -> bool:
+        return self.leader == self.config.pnn
+
+    @property
+    def is_recovering(self) -> bool:
+        return self.recmode is RecoveryMode.ACTIVE
+
+    def can_lead(self) -> bool:
+        """Active, not about to end, and configured to be a leader."""
+        if self.runstate is RunState.SHUTDOWN:
+            return False
+        return not self.is_inactive and bool(self.capabilities & Capability.RECMASTER)
+
+    # -- who else there is ----------------------------------------------------------------
+
+    def peer(self, pnn: int) -> Peer | None:
+        """The node with this number, deleted ones included."""
+        return self.nodes[pnn] if pnn < len(self.nodes) else None
+
+    def others(self) -> list[Peer]:
+        """All configured nodes but this one."""
+        return [node for node in self.nodes if node.pnn != self.pnn and not node.flags & NodeFlag.DELETED]
+
+    def connected(self) -> list[int]:
+        """Nodes a packet can reach, this one included."""
+        return [node.pnn for node in self.nodes if node.is_connected]
+
+    def active(self) -> list[int]:
+        """Nodes that take part in the cluster, this one included if it does."""
+        return [node.pnn for node in self.nodes if node.is_active]
+
+    def members(self, destnode: int) -> list[int]:
+        """The nodes a broadcast address or a number means."""
+        match destnode:
+            case _ if destnode == BROADCAST_ALL:
+                return [node.pnn for node in self.nodes if not node.flags & NodeFlag.DELETED]
+            case _ if destnode == BROADCAST_ACTIVE:
+                return self.active()
+            case _ if destnode == BROADCAST_CONNECTED:
+                return self.connected()
+        return [destnode]
+
+    def lmaster(self, key: bytes) -> int:
+        """The node that knows who owns this key."""
+        return self.lmasters[jenkins_hash(key) % len(self.lmasters)] if self.lmasters else NOBODY
+
+    # -- changing what the record engine is told -----------------------------------------------
+
+    def set_flags(self, pnn: int, flags: NodeFlag, reason: str) -> bool:
+        """Give a node these flags; False if it had them."""
+        node = self.nodes[pnn]
+        if node.flags == flags:
+            return False
+        whose = "own" if pnn == self.pnn else f"node {pnn}"
+        self.log(LogLevel.NOTICE, f"{whose} flags {flag_names(node.flags)} -> {flag_names(flags)}: {reason}")
+        node.flags = flags
+        self.records.set_nodes(tuple(int(each.flags) for each in self.nodes))
+        return True
+
+    def set_recmode(self, mode: RecoveryMode, reason: str) -> None:
+        """Recovery begins or is over."""
+        if self.recmode is mode:
+            return
+        self.log(LogLevel.NOTICE, f"recovery mode {mode.name}: {reason}")
+        self.recmode = mode
+        self.records.set_recovery(mode is RecoveryMode.ACTIVE)
+
+    def set_map(self, generation: int, lmasters: tuple[int, ...]) -> None:
+        """The vnnmap that a recovery decided."""
+        self.generation = generation
+        self.lmasters = lmasters
+        self.records.set_map(generation, lmasters)
+
+    def set_db_generation(self, database: Database, generation: int) -> None:
+        """The database has been through the recovery of this generation."""
+        database.generation = generation
+        self.records.set_db_generation(database.db_id, generation)
+
+    def want_recovery(self, reason: str) -> None:
+        """The cluster is not consistent: recover. Known to the leader through the recovery mode."""
+        if not self.recovery_wanted:
+            self.recovery_wanted = reason
+        self.set_recmode(RecoveryMode.ACTIVE, reason)
+
+    def set_tunables(self, tunables: Tunables) -> None:
+        """Tunables changed, by the administrator or at start."""
+        self.tunables = tunables
+        self.records.set_tunables(tunables.pairs())
+
+    def rebuild_nodes(self, nodes: tuple[NodeAddress, ...]) -> None:
+        """The nodes file has been read anew: keep what is known of nodes that are still there."""
+        known = {node.pnn: node for node in self.nodes}
+        rebuilt: list[Peer] = []
+        for line in nodes:
+            old = known.get(line.pnn)
+            keeps = (
+                old is not None
+                and old.address == line.address
+                and line.deleted == bool(old.flags & NodeFlag.DELETED)
+            )
+            rebuilt.append(old if keeps and old is not None else self._peer(line))
+        self.nodes = rebuilt
+        self.records.set_nodes(tuple(int(each.flags) for each in self.nodes))
+
+    # -- what a step leaves behind --------------------------------------------------------------
+
+    def emit(self, effect: Effect) -> None:
+        """Have this done after the step."""
+        self.effects.append(effect)
+
+    def log(self, level: LogLevel, text: str) -> None:
+        """Have a line written."""
+        self.effects.append(Log(level, text))
+
+    def listen(self, srvid: int, handler: Callable[[int, bytes], None]) -> None:
+        """Take messages for this srvid: (sending node, data)."""
+        self._listeners[srvid] = handler
+        self.effects.append(Listen(srvid))
+
+    def unlisten(self, srvid: int) -> Callable[[int, bytes], None] | None:
+        """Take no more of them; the caller has the effect sent if it is still wanted."""
+        return self._listeners.pop(srvid, None)
+
+    def listener(self, srvid: int) -> Callable[[int, bytes], None] | None:
+        """Who takes messages for this srvid."""
+        return self._listeners.get(srvid)
+
+    def send_message(self, destnode: int, srvid: int, data: bytes) -> None:
+        """Send a message; to a broadcast address, this node hears it too."""
+        self.effects.append(SendMessage(destnode, srvid, data))
+
+    def timeval(self, moment_s: float | None) -> Timeval:
+        """A moment of the step's clock as wall clock time; none is the epoch."""
+        if moment_s is None:
+            return Timeval(0, 0)
+        micro = round((moment_s + self.config.wall_offset_s) * 1_000_000)
+        return Timeval(*divmod(micro, 1_000_000))
+
+    def _peer(self, node: NodeAddress) -> Peer:
+        if node.deleted:
+            return Peer(node.pnn, "0.0.0.0", NodeFlag.DELETED | NodeFlag.DISCONNECTED)
+        if node.pnn != self.config.pnn:
+            return Peer(node.pnn, node.address, NodeFlag.DISCONNECTED | NodeFlag.UNHEALTHY)
+        flags = NodeFlag.UNHEALTHY
+        if self.config.stopped:
+            flags |= NodeFlag.STOPPED
+        if self.config.disabled:
+            flags |= NodeFlag.PERMANENTLY_DISABLED
+        return Peer(node.pnn, node.address, flags)
+
+
+def flag_names(flags: NodeFlag) -> str:
+    """Flags as the `ctdb` tool prints them: `OK` or names joined by `|`."""
+    names = [
+        name
+        for name, flag in (
+            ("DISCONNECTED", NodeFlag.DISCONNECTED),
+            ("DISABLED", NodeFlag.PERMANENTLY_DISABLED),
+            ("BANNED", NodeFlag.BANNED),
+            ("UNHEALTHY", NodeFlag.UNHEALTHY),
+            ("DELETED", NodeFlag.DELETED),
+            ("STOPPED", NodeFlag.STOPPED),
+        )
+        if flags & flag
+    ]
+    return "|".join(names) or "OK"

@@ -1,0 +1,494 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A record engine and workers made of dictionaries, honest about what they keep; and a pump for one node."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ctdbpy.core.effects import (
+    Effect,
+    JobKind,
+    Listen,
+    ReadNodes,
+    ReplyToClient,
+    SendMessage,
+    StartJob,
+    StopJob,
+    Unlisten,
+)
+from ctdbpy.core.inputs import (
+    ClientConnected,
+    ClientControlArrived,
+    ClientGone,
+    Input,
+    JobAnswered,
+    MessageArrived,
+    NodeAddress,
+    NodesRead,
+    Started,
+    TimeElapsed,
+)
+from ctdbpy.core.node import Node
+from ctdbpy.core.ports import Busy
+from ctdbpy.core.state import NodeConfig
+from ctdbpy.errors import StoreError
+from ctdbpy.wire.constants import (
+    BROADCASTS,
+    CURRENT_NODE,
+    ControlFlag,
+    DbFlag,
+    RecordFlag,
+    TdbFlag,
+)
+from ctdbpy.wire.controls import Control
+from ctdbpy.wire.packets import ReqControl
+from ctdbpy.wire.records import RecBuffer, RecData, RecordHeader
+from ctdbpy.wire.tunables import Tunables
+
+Latency = tuple[int, float, float, float]
+
+
+class FakeDatabase:
+    """An open file: its records with headers, and what is locked."""
+
+    def __init__(self, name: str, flags: int) -> None:
+        self.name = name
+        self.flags = flags
+        self.records: dict[bytes, bytes] = {}
+        self.locked: set[bytes] = set()
+        self.deletions: dict[bytes, bytes] = {}
+        self.seqnum = 0
+        self.counts = False
+        self.frozen = False
+        self.generation = 0
+
+
+class FakeRecords:
+    """`core.ports.Records` on dictionaries. `refused` are names whose files cannot be opened."""
+
+    def __init__(self, pnn: int = 0) -> None:
+        self.pnn = pnn
+        self.databases: dict[int, FakeDatabase] = {}
+        self.refused: dict[str, str] = {}
+        self.generation = 0
+        self.lmasters: tuple[int, ...] = ()
+        self.flags: tuple[int, ...] = ()
+        self.tunables: dict[str, int] = {}
+        self.recovering = False
+        self.srvids: dict[int, list[int]] = {}
+        self.tunnels: dict[int, int] = {}
+        self.traverses: dict[int, tuple[int, int, int]] = {}
+        self.to_clients: list[tuple[int, int, RecData]] = []
+        self.to_nodes: list[tuple[int, int, bytes, bool]] = []
+        self.fetched: list[tuple[int, bytes]] = []
+        self.revocations: list[tuple[int, bytes, bool]] = []
+        self.packets: dict[int, int] = {}
+        self.counted: dict[str, int] = {"client_packets_recv": 0}
+        self.resets = 0
+
+    def set_map(self, generation: int, lmasters: tuple[int, ...]) -> None:
+        self.generation, self.lmasters = generation, lmasters
+
+    def set_nodes(self, flags: tuple[int, ...]) -> None:
+        self.flags = flags
+
+    def set_tunables(self, values: tuple[tuple[str, int], ...]) -> None:
+        self.tunables = dict(values)
+
+    def set_recovery(self, active: bool) -> None:
+        self.recovering = active
+
+    def attach(self, db_id: int, name: str, flags: int) -> None:
+        if name in self.refused:
+            raise StoreError(f"cannot open {name!r}: {self.refused[name]}")
+        assert db_id not in self.databases
+        self.databases[db_id] = FakeDatabase(name, flags)
+
+    def detach(self, db_id: int) -> None:
+        del self.databases[db_id]
+
+    def path(self, db_id: int) -> str:
+        return f"/var/lib/ctdb/volatile/{self.databases[db_id].name}.{self.pnn}"
+
+    def open_flags(self, db_id: int) -> int:
+        if self.databases[db_id].flags & DbFlag.PERSISTENT:
+            return int(TdbFlag.DISALLOW_NESTING)
+        return int(
+            TdbFlag.NOSYNC
+            | TdbFlag.CLEAR_IF_FIRST
+            | TdbFlag.INCOMPATIBLE_HASH
+            | TdbFlag.DISALLOW_NESTING
+            | TdbFlag.MUTEX_LOCKING
+        )
+
+    def set_db_flags(self, db_id: int, flags: int) -> None:
+        self.databases[db_id].flags = flags
+
+    def set_db_generation(self, db_id: int, generation: int) -> None:
+        self.databases[db_id].generation = generation
+
+    def set_frozen(self, db_id: int, frozen: bool) -> None:
+        self.databases[db_id].frozen = frozen
+
+    def fetch(self, db_id: int, key: bytes) -> bytes | None:
+        database = self.databases[db_id]
+        if key in database.locked:
+            raise Busy
+        return database.records.get(key)
+
+    def tdb_seqnum(self, db_id: int) -> int:
+        return self.databases[db_id].seqnum
+
+    def enable_seqnum(self, db_id: int) -> None:
+        self.databases[db_id].counts = True
+
+    def bump_seqnum(self, db_id: int) -> None:
+        database = self.databases[db_id]
+        database.seqnum += database.counts
+
+    def schedule_deletion(self, db_id: int, header: bytes, key: bytes) -> None:
+        assert len(header) == RecordHeader.SIZE
+        self.databases[db_id].deletions[key] = header
+
+    def take_deletions(self, db_id: int, limit: int) -> list[tuple[bytes, bytes]]:
+        queue = self.databases[db_id].deletions
+        return [(key, queue.pop(key)) for key in list(queue)[:limit]]
+
+    def delete_if_unchanged(self, db_id: int, key: bytes, header: bytes) -> bool:
+        database = self.databases[db_id]
+        if key in database.locked or database.records.get(key) != header:
+            return False
+        if RecordHeader.unpack(header).dmaster != self.pnn:
+            return False
+        del database.records[key]
+        return True
+
+    def try_delete(self, db_id: int, key: bytes, rsn: int) -> bool:
+        database = self.databases[db_id]
+        stored = database.records.get(key)
+        if stored is None:
+            return True
+        header = RecordHeader.unpack(stored)
+        if key in database.locked or header.rsn > rsn or header.dmaster == self.pnn:
+            return False
+        if header.flags & RecordFlag.RO_FLAGS:
+            return False
+        del database.records[key]
+        return True
+
+    def vacuum_fetch(self, db_id: int, key: bytes) -> None:
+        self.fetched.append((db_id, key))
+
+    def note_vacuum(self, db_id: int, duration_s: float) -> None:
+        assert duration_s >= 0
+        self.counted[f"vacuum {db_id}"] = self.counted.get(f"vacuum {db_id}", 0) + 1
+
+    def revoked(self, db_id: int, key: bytes, good: bool) -> None:
+        self.revocations.append((db_id, key, good))
+
+    def packets_from(self, pnn: int) -> int:
+        return self.packets.get(pnn, 0)
+
+    def register_srvid(self, client_id: int, srvid: int) -> None:
+        self.srvids.setdefault(client_id, []).append(srvid)
+
+    def deregister_srvid(self, client_id: int, srvid: int) -> bool:
+        if not self.has_srvid(client_id, srvid):
+            return False
+        self.srvids[client_id].remove(srvid)
+        return True
+
+    def has_srvid(self, client_id: int, srvid: int) -> bool:
+        return srvid in self.srvids.get(client_id, [])
+
+    def register_tunnel(self, client_id: int, tunnel_id: int) -> bool:
+        return self.tunnels.setdefault(tunnel_id, client_id) == client_id
+
+    def deregister_tunnel(self, client_id: int, tunnel_id: int) -> bool:
+        if self.tunnels.get(tunnel_id) != client_id:
+            return False
+        del self.tunnels[tunnel_id]
+        return True
+
+    def open_traverse(self, traverse_id: int, client_id: int, srvid: int, reqid: int) -> None:
+        self.traverses[traverse_id] = (client_id, srvid, reqid)
+
+    def close_traverse(self, traverse_id: int, finish: bool) -> None:
+        client_id, srvid, reqid = self.traverses.pop(traverse_id)
+        if finish:
+            self.to_clients.append((client_id, srvid, RecData(reqid, b"", b"")))
+
+    def forward_traverse(self, traverse_id: int, part: bytes) -> None:
+        client_id, srvid, reqid = self.traverses[traverse_id]
+        for record in each_record(part):
+            self.to_clients.append((client_id, srvid, RecData(reqid, record.key, record.data)))
+
+    def send_traverse(self, pnn: int, traverse_id: int, part: bytes, last: bool) -> None:
+        self.to_nodes.append((pnn, traverse_id, part, last))
+
+    def counters(self) -> dict[str, int]:
+        return dict(self.counted)
+
+    def latencies(self) -> dict[str, Latency]:
+        return {"call": (2, 0.1, 0.3, 0.4)}
+
+    def buckets(self) -> dict[str, tuple[int, ...]]:
+        return {"hop_count": (1,) * 16, "locks": (2,) * 16}
+
+    def db_counters(self, db_id: int) -> dict[str, int]:
+        return {"locks.num_calls": 3}
+
+    def db_latencies(self, db_id: int) -> dict[str, Latency]:
+        return {"lock": (1, 0.5, 0.5, 0.5)}
+
+    def db_buckets(self, db_id: int) -> dict[str, tuple[int, ...]]:
+        return {"hop_count": (4,) * 16}
+
+    def hot_keys(self, db_id: int) -> list[tuple[int, bytes]]:
+        return [(1, b"cool"), (9, b"hot")]
+
+    def reset_counters(self) -> None:
+        self.resets += 1
+        self.counted = {}
+
+
+class CountingEntropy:
+    """Generations 1000, 1001, …"""
+
+    def __init__(self) -> None:
+        self.last = 999
+
+    def generation(self) -> int:
+        self.last += 1
+        return self.last
+
+
+def each_record(part: bytes) -> Iterable[RecData]:
+    """Back-to-back records."""
+    offset = 0
+    while offset < len(part):
+        record, offset = RecData.unpack_at(part, offset)
+        yield record
+
+
+class Workers:
+    """Bulk jobs on the fake's dictionaries, with sessions, transactions and what may go wrong (`failing`)."""
+
+    def __init__(self, records: FakeRecords) -> None:
+        self.records = records
+        self.failing: set[JobKind] = set()
+        self.seen: list[StartJob] = []
+        self._saved: dict[int, dict[bytes, bytes]] = {}
+
+    def do(self, job: StartJob) -> list[JobAnswered]:
+        """Every answer of a job, at once."""
+        self.seen.append(job)
+        if job.kind in self.failing:
+            return [JobAnswered(job.job_id, True, 5, b"", "the worker was told to fail")]
+        parts, last, error = self._act(job)
+        answers = [JobAnswered(job.job_id, False, 0, part, "") for part in parts]
+        return [*answers, JobAnswered(job.job_id, True, 17 if error else 0, last, error)]
+
+    def _act(self, job: StartJob) -> tuple[list[bytes], bytes, str]:
+        stored = self.records.databases[job.db_id].records
+        match job.kind:
+            case JobKind.UPDATE:
+                return self._update(job, stored)
+            case JobKind.STORE | JobKind.PUSH:
+                buffer = RecBuffer.unpack(job.data)
+                stored.update({record.key: record.data for record in buffer.records})
+                return [], struct.pack("=I", len(buffer.records)), ""
+            case JobKind.TRAVERSE:
+                reqid, dmaster, with_empty = struct.unpack("=IIB", job.data)
+                wanted = [
+                    RecData(reqid, key, data).pack()
+                    for key, data in stored.items()
+                    if dmaster == 0xFFFFFFFF
+                    or RecordHeader.unpack(data).dmaster == dmaster
+                    and (with_empty or len(data) > RecordHeader.SIZE)
+                ]
+                return [b"".join(wanted)] if wanted else [], b"", ""
+            case JobKind.BEGIN:
+                self._saved[job.session] = dict(stored)
+            case JobKind.COMMIT:
+                del self._saved[job.session]
+            case JobKind.CANCEL:
+                stored.clear()
+                stored.update(self._saved.pop(job.session))
+            case JobKind.WIPE:
+                stored.clear()
+            case JobKind.PULL:
+                records = tuple(RecData(0, key, data) for key, data in stored.items())
+                part = RecBuffer(job.db_id, records).pack()
+                return [part] if records else [], struct.pack("=I", len(records)), ""
+            case JobKind.FETCH:
+                return [], stored.get(job.data, b""), ""
+            case JobKind.VACUUM_SCAN:
+                empty = [
+                    RecData(0, key, data).pack()
+                    for key, data in stored.items()
+                    if len(data) == RecordHeader.SIZE
+                    and RecordHeader.unpack(data).dmaster == self.records.pnn
+                ]
+                return [b"".join(empty)] if empty else [], b"", ""
+            case JobKind.FREEZE | JobKind.THAW | JobKind.CHECK | JobKind.REPACK:
+                pass
+        return [], b"", ""
+
+    def _update(self, job: StartJob, stored: dict[bytes, bytes]) -> tuple[list[bytes], bytes, str]:
+        buffer = RecBuffer.unpack(job.data)
+        for record in buffer.records:
+            old = stored.get(record.key)
+            if old and RecordHeader.unpack(old).rsn >= record.header.rsn and old[24:] != record.value:
+                return [], b"", f"the rsn of {record.key!r} is too old"
+        stored.update({record.key: record.data for record in buffer.records})
+        return [], b"", ""
+
+
+class Harness:
+    """One node with its fakes and a clock: carries out effects, keeps the rest in `effects`."""
+
+    def __init__(self, config: NodeConfig | None = None, *, start: bool = True, **changes: Any) -> None:
+        self.config = config or one_node(**changes)
+        self.records = FakeRecords(self.config.pnn)
+        self.workers = Workers(self.records)
+        self.entropy = CountingEntropy()
+        self.node = Node(self.config, self.records, self.entropy)
+        self.now_s = 100.0
+        self.effects: list[Effect] = []
+        self.listening: set[int] = set()
+        self.nodes_file = NodesRead(0, self.config.nodes)
+        self.hold_jobs = False
+        self.held: list[StartJob] = []
+        self._reqid = 0
+        if start:
+            self.give(Started())
+
+    def give(self, happened: Input) -> list[Effect]:
+        """One input and everything that follows from it at once."""
+        new: list[Effect] = []
+        queue: list[Input] = [happened]
+        while queue:
+            effects = self.node.step(self.now_s, queue.pop(0))
+            self.node.validate()
+            for effect in effects:
+                new.append(effect)
+                queue.extend(self._carry_out(effect))
+        self.effects += new
+        return new
+
+    def advance(self, seconds: float) -> list[Effect]:
+        """Let time pass, stopping at every moment the node asks for."""
+        end_s = self.now_s + seconds
+        new: list[Effect] = []
+        while (due_s := self.node.deadline_s) is not None and due_s <= end_s:
+            self.now_s = max(self.now_s, due_s)
+            new += self.give(TimeElapsed())
+            after = self.node.deadline_s
+            assert after is None or after > self.now_s, "the node asks for the same moment again"
+        self.now_s = end_s
+        return new
+
+    def connect(self, client_id: int = 7, pid: int = 4711) -> int:
+        """A local program."""
+        self.give(ClientConnected(client_id, pid, 0))
+        return client_id
+
+    def hang_up(self, client_id: int) -> list[Effect]:
+        self.records.srvids.pop(client_id, None)
+        return self.give(ClientGone(client_id, "end of file"))
+
+    def send(
+        self, client_id: int, opcode: int, data: bytes = b"", *, srvid: int = 0, flags: int = 0, dest: int = CURRENT_NODE
+    ) -> tuple[int, list[Effect]]:
+        """A client's control; gives its reqid and what followed."""
+        self._reqid += 1
+        control = ReqControl(
+            generation=0,
+            destnode=dest,
+            srcnode=0,
+            reqid=self._reqid,
+            opcode=opcode,
+            srvid=srvid,
+            client_id=0,
+            flags=flags,
+            data=data,
+        )
+        return self._reqid, self.give(ClientControlArrived(client_id, control))
+
+    def ask(self, opcode: int, data: bytes = b"", **where: Any) -> ReplyToClient:
+        """A control of a client that is connected for it if there is none; its one reply."""
+        client_id = where.pop("client_id", None) or next(iter(self.node.state.clients), None) or self.connect()
+        reqid, effects = self.send(client_id, opcode, data, **where)
+        replies = [each for each in effects if isinstance(each, ReplyToClient) and each.reqid == reqid]
+        assert len(replies) == 1, effects
+        return replies[0]
+
+    def attach(self, name: str = "test.tdb", opcode: Control = Control.DB_ATTACH) -> int:
+        """Attach a database; its id."""
+        reply = self.ask(opcode, name.encode() + b"\0")
+        assert reply.status == 0, reply
+        number: int = struct.unpack("=I", reply.data)[0]
+        return number
+
+    def release_jobs(self) -> list[Effect]:
+        """Let workers do what they were held back from."""
+        self.hold_jobs = False
+        held, self.held = self.held, []
+        new: list[Effect] = []
+        for job in held:
+            for answer in self.workers.do(job):
+                new += self.give(answer)
+        return new
+
+    def _carry_out(self, effect: Effect) -> list[Input]:
+        match effect:
+            case Listen(srvid):
+                self.listening.add(srvid)
+            case Unlisten(srvid):
+                self.listening.discard(srvid)
+            case SendMessage(destnode, srvid, data):
+                own = destnode == self.config.pnn or destnode in BROADCASTS
+                if own and srvid in self.listening:
+                    return [MessageArrived(self.config.pnn, srvid, data)]
+            case StartJob():
+                if self.hold_jobs:
+                    self.held.append(effect)
+                    return []
+                return [*self.workers.do(effect)]
+            case StopJob(job_id):
+                self.held = [job for job in self.held if job.job_id != job_id]
+            case ReadNodes(read_id):
+                return [NodesRead(read_id, self.nodes_file.nodes, self.nodes_file.error)]
+            case _:
+                pass
+        return []
+
+
+def one_node(**changes: Any) -> NodeConfig:
+    """The configuration of a node that is alone."""
+    settings: dict[str, Any] = {
+        "pnn": 0,
+        "nodes": (NodeAddress(0, "10.0.0.1"),),
+        "tunables": Tunables(),
+        "pid": 123,
+        "wall_offset_s": 1_700_000_000.0,
+    }
+    return NodeConfig(**(settings | changes))
+
+
+def several_nodes(count: int, pnn: int = 0, **changes: Any) -> NodeConfig:
+    """The configuration of one of several nodes."""
+    nodes = tuple(NodeAddress(number, f"10.0.0.{number + 1}") for number in range(count))
+    return one_node(pnn=pnn, nodes=nodes, **changes)
+
+
+def of_kind(effects: list[Effect], kind: type[Any]) -> list[Any]:
+    """The effects of one kind."""
+    return [effect for effect in effects if isinstance(effect, kind)]
+
+
+NOREPLY = int(ControlFlag.NOREPLY)
+Handler = Callable[[], None]
