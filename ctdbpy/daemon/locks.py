@@ -80,7 +80,9 @@ class LockWaiters:
             child = spawn_module(self._children, "ctdbpy.store.waiter", theirs)
         except HostError as error:
             ours.close()
-            self._log(f"cannot start a waiter process: {error}; contended records wait for their turn in the loop")
+            self._log(
+                f"cannot start a waiter process: {error}; contended records wait for their turn in the loop"
+            )
             return None
         finally:
             theirs.close()

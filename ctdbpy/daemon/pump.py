@@ -24,7 +24,7 @@ from ctdbpy.host.notify import Notifier
 from ctdbpy.host.unix_socket import peer_credentials
 from ctdbpy.net.links import Links
 from ctdbpy.store import engine as upcalls
-from ctdbpy.store.health import HealthDatabase
+from ctdbpy.store.databases import Health
 from ctdbpy.wire import packets
 
 log = logging.getLogger("ctdbpy.daemon")
@@ -45,7 +45,7 @@ class Pump:
         links: Links,
         workers: Workers,
         waiters: LockWaiters,
-        health: HealthDatabase,
+        health: Health,
         notifier: Notifier,
         read_nodes: Callable[[], tuple[inputs.NodeAddress, ...]],
         set_log_level: Callable[[int], None],
@@ -132,7 +132,7 @@ class Pump:
                 log.error("cannot accept a client: %s", error)
                 return
             credentials = peer_credentials(connection)
-            if not credentials.is_trusted:
+            if not credentials.is_trusted():
                 log.warning("refused a client: %s is neither root nor the daemon's user", credentials)
                 connection.close()
                 continue
@@ -188,9 +188,8 @@ class Pump:
                 self.step(inputs.NodeControlArrived(pnn, packet))
             case packets.ReplyControl():
                 self.step(inputs.ReplyArrived(pnn, packet))
-            case packets.ReqKeepalive():
-                self.step(inputs.KeepaliveArrived(pnn, packet.version, packet.uptime_s))
             case _:
+                # A keepalive says by arriving what it has to say; the engine has counted it.
                 pass
 
     # -- effects ----------------------------------------------------------------------
@@ -237,7 +236,10 @@ class Pump:
 
     def _set_health(self, name: str, reason: str) -> None:
         try:
-            self._health.set(name, reason)
+            if reason:
+                self._health.set_unhealthy(name, reason)
+            else:
+                self._health.set_healthy(name)
         except StoreError as error:
             log.error("%s", error)
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctdbpy.core.ports import Busy
-from ctdbpy.store.databases import DatabaseKind, open_database, open_tracking
+from ctdbpy.store.databases import DatabaseKind, file_name, open_database
 from ctdbpy.store.engine import Engine
+from ctdbpy.store.tdb import CLEAR_IF_FIRST, NOLOCK, NOSYNC, Tdb
 from ctdbpy.wire.constants import DbFlag
 
 
@@ -39,6 +40,16 @@ class LocalRecords(Engine):
         self._layout = layout
         self._flags: dict[int, DbFlag] = {}
         self._names: dict[int, str] = {}
+        self.lmasters: tuple[int, ...] = ()
+
+    def set_map(self, generation: int, lmasters: tuple[int, ...]) -> None:
+        """Use this vnnmap from now on."""
+        self.lmasters = lmasters
+        super().set_map(generation, lmasters)
+
+    def flags(self, db_id: int) -> DbFlag:
+        """Flags of an attached database."""
+        return self._flags[db_id]
 
     def attach(self, db_id: int, name: str, flags: int) -> None:
         """Open the file of a database and serve it. Raises StoreError."""
@@ -74,7 +85,8 @@ class LocalRecords(Engine):
         wanted = DbFlag(flags)
         tracking = None
         if wanted & DbFlag.READONLY and not self._flags[db_id] & DbFlag.READONLY:
-            tracking = open_tracking(self._layout.volatile, self._names[db_id], self._pnn)
+            path = self._layout.volatile / (file_name(self._names[db_id], self._pnn) + ".RO")
+            tracking = Tdb.open(path, flags=NOLOCK | CLEAR_IF_FIRST | NOSYNC)
         self.set_flags(db_id, wanted, tracking)
         self._flags[db_id] = wanted
 
@@ -84,6 +96,15 @@ class LocalRecords(Engine):
         if not is_read:
             raise Busy
         return record
+
+    def fetch_frozen(self, db_id: int, key: bytes) -> bytes | None:
+        """As fetch, of a database whose every chain a worker session holds on our behalf."""
+        tdb = self.tdb(db_id)
+        tdb.lockall_mark()
+        try:
+            return tdb.fetch(key)
+        finally:
+            tdb.lockall_unmark()
 
     def counters(self) -> dict[str, int]:
         """Counters by their name in upstream's statistics."""

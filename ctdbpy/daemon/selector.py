@@ -41,5 +41,3 @@ class EngineSelector(selectors.EpollSelector):
         """Close asyncio's epoll; the poller is closed by its owner."""
         super().close()
         os.close(self._upcalls_fd)
-
-

@@ -38,14 +38,14 @@ from ctdbpy.daemon.tasks import Tasks
 from ctdbpy.daemon.workers import Workers
 from ctdbpy.errors import ConfigError, HostError, StoreError
 from ctdbpy.host.children import Children
-from ctdbpy.host.directories import ensure_directories
-from ctdbpy.host.logs import Logs
+from ctdbpy.host.directories import RUN_MODE, ensure_directories
+from ctdbpy.host.logs import NOTICE, Logs
 from ctdbpy.host.notify import Notifier
 from ctdbpy.host.pidfile import PidFile
 from ctdbpy.host.realtime import lock_memory, raise_priority
 from ctdbpy.host.unix_socket import ListeningSocket
 from ctdbpy.net.links import Links, listen_as_one_of
-from ctdbpy.store.health import HealthDatabase, persistent_names
+from ctdbpy.store.databases import Health, persistent_files
 from ctdbpy.wire.constants import Capability
 
 log = logging.getLogger("ctdbpy.daemon")
@@ -63,10 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon; returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="ctdbpyd",
-        description="The daemon of a ctdbpy node. Without arguments it runs in the foreground on the files in /etc/ctdb.",
+        description="The daemon of a ctdbpy node. "
+        "Without arguments it runs in the foreground on the files in /etc/ctdb.",
         epilog="Files: /etc/ctdb/{ctdb.conf,nodes,public_addresses,ctdb.tunables}. See ctdbpyd(8).",
     )
-    parser.add_argument("-i", "--interactive", action="store_true", help="log to stderr instead of the log location")
+    parser.add_argument(
+        "-i", "--interactive", action="store_true", help="log to stderr instead of the log location"
+    )
     parser.add_argument("--version", action="version", version=f"ctdbpyd {ctdbpy.__version__}")
     options = parser.parse_args(argv)
     try:
@@ -97,7 +100,7 @@ def _run(configuration: Configuration, logs: Logs, stack: ExitStack) -> int:
         log.info("ctdbpyd %s starting as process %d", ctdbpy.__version__, os.getpid())
         for line in configuration.warnings:
             log.warning("%s", line)
-        for line in ensure_directories((paths.run, *paths.databases)):
+        for line in (*ensure_directories((paths.run,), RUN_MODE), *ensure_directories(paths.databases)):
             log.info("%s", line)
         code = EXIT_PIDFILE
         pidfile = PidFile.acquire(paths.pidfile)
@@ -108,15 +111,18 @@ def _run(configuration: Configuration, logs: Logs, stack: ExitStack) -> int:
         code = EXIT_CANNOT_START
         for note in (pidfile.note, listening.note):
             if note:
-                log.info("%s", note)
+                log.log(NOTICE, "%s", note)
         if configuration.settings.realtime_scheduling and not paths.test_mode:
             for outcome in (lock_memory(), raise_priority()):
-                log.log(logging.INFO if outcome.done else logging.WARNING, "%s", outcome.text)
+                log.log(NOTICE if outcome.done else logging.WARNING, "%s", outcome.text)
         addresses = {node.pnn: node.address for node in configuration.nodes if not node.deleted}
-        pnn, node_listener = listen_as_one_of(addresses, configuration.port, configuration.settings.node_address)
+        pnn, node_listener = listen_as_one_of(
+            addresses, configuration.port, configuration.settings.node_address
+        )
         stack.callback(node_listener.close)
     except (HostError, StoreError) as error:
         log.error("%s", error)
+        print(error, file=sys.stderr)
         return code
     start = _Start(configuration, logs, pnn)
     layout = FileLayout(
@@ -135,8 +141,9 @@ def _run(configuration: Configuration, logs: Logs, stack: ExitStack) -> int:
             ended = runner.run(start.serve(records, poller, selector, listening, node_listener))
     except (HostError, StoreError) as error:
         log.error("%s", error)
+        print(error, file=sys.stderr)
         return EXIT_CANNOT_START
-    log.log(logging.INFO if ended.code == 0 else logging.ERROR, "ctdbpyd ends: %s", ended.reason)
+    log.log(NOTICE if ended.code == 0 else logging.ERROR, "ctdbpyd ends: %s", ended.reason)
     return ended.code
 
 
@@ -166,12 +173,16 @@ class _Start:
 
         def on_loop_error(_loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
             error = context.get("exception")
-            on_crash(str(context.get("message")), error if isinstance(error, BaseException) else RuntimeError(str(context)))
+            on_crash(
+                str(context.get("message")),
+                error if isinstance(error, BaseException) else RuntimeError(str(context)),
+            )
 
+        notifier = Notifier.take(os.environ)
         loop.set_exception_handler(on_loop_error)
         tasks = Tasks(on_crash)
         children = Children()
-        health = HealthDatabase.open(paths.state, self.pnn)
+        health = Health(paths.state, self.pnn)
         node = Node(self._node_config(health, loop.time()), records, SystemEntropy())
         pump: Pump
         workers = Workers(
@@ -180,7 +191,6 @@ class _Start:
             lambda happened: pump.step(happened),
             log.warning,
             pnn=self.pnn,
-            hash_size=configuration.tunables.get("DatabaseHashSize"),
         )
         waiters = LockWaiters(records, children, log.warning)
         links = Links(
@@ -194,7 +204,6 @@ class _Start:
             log=log.info,
             spawn=tasks.spawn,
         )
-        notifier = Notifier.take(os.environ)
         pump = Pump(
             node,
             records,
@@ -222,7 +231,7 @@ class _Start:
         health.close()
         return done.pop().result()
 
-    def _node_config(self, health: HealthDatabase, now_s: float) -> NodeConfig:
+    def _node_config(self, health: Health, now_s: float) -> NodeConfig:
         configuration = self.configuration
         settings = configuration.settings
         capabilities = Capability.DEFAULT
@@ -237,11 +246,11 @@ class _Start:
             capabilities=capabilities,
             stopped=settings.start_as_stopped,
             disabled=settings.start_as_disabled,
-            cluster_lock=settings.cluster_lock or "",
+            cluster_lock=settings.lock or "",
             leader_timeout_s=float(settings.leader_timeout_s),
             databases=tuple(
-                FoundDatabase(name, health.reason(name))
-                for name in persistent_names(configuration.paths.persistent, self.pnn)
+                FoundDatabase(name, health.reason(name) or "")
+                for name in persistent_files(configuration.paths.persistent, self.pnn)
             ),
             wall_offset_s=time.time() - now_s,
             pid=os.getpid(),
