@@ -88,6 +88,15 @@ class LinkDown:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepaliveArrived:
+    """A node said that it lives: version is (major << 16) | minor, 0 for a node too old to say."""
+
+    pnn: int
+    version: int
+    uptime_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class JobAnswered:
     """A bulk worker produced a part of its answer (`last=False`) or ended (`last=True`).
 
@@ -185,6 +194,7 @@ Input = (
     | MessageArrived
     | LinkUp
     | LinkDown
+    | KeepaliveArrived
     | JobAnswered
     | SessionLost
     | TraverseEnded

@@ -19,6 +19,7 @@ from ctdbpy.core.inputs import (
     ClientGone,
     Input,
     JobAnswered,
+    KeepaliveArrived,
     LinkDown,
     LinkUp,
     MessageArrived,
@@ -103,6 +104,10 @@ class Node:
                 rooms.links.down(pnn, reason)
                 rooms.traverses.node_gone(pnn)
                 rooms.election.link_down(pnn)
+            case KeepaliveArrived():
+                reason = rooms.links.keepalive(happened)
+                if reason:
+                    rooms.shut_down(reason)
             case JobAnswered():
                 rooms.jobs.answered(happened)
             case SessionLost():
@@ -154,11 +159,15 @@ class Node:
 
     def _complained(self, complaint: RecordsComplained) -> None:
         state = self.state
+        database = state.databases.get(complaint.db_id)
+        where = f"{database.name!r}" if database else f"database {complaint.db_id:#010x}"
         if complaint.what == "dmaster":
-            state.log(LogLevel.ERROR, complaint.text)
-            state.want_recovery(complaint.text)
+            text = complaint.text or f"node {complaint.pnn} gave away a record it did not own in {where}"
+            state.log(LogLevel.ERROR, text)
+            state.want_recovery(text)
         else:
-            state.log(LogLevel.WARNING, complaint.text)
+            text = complaint.text or f"{complaint.what} records in {where} (node {complaint.pnn})"
+            state.log(LogLevel.WARNING, text)
 
     # -- serving ----------------------------------------------------------------------------------
 

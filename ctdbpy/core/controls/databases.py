@@ -13,7 +13,7 @@ from ctdbpy.core.effects import JobKind, SetHealth
 from ctdbpy.core.ports import Busy
 from ctdbpy.core.requests import OK, Reply, Request, refuse
 from ctdbpy.core.rooms import Rooms
-from ctdbpy.core.state import Database
+from ctdbpy.core.state import Database, Freeze
 from ctdbpy.errors import ProtocolError
 from ctdbpy.wire.codecs import I32, U32, U64, Str0
 from ctdbpy.wire.constants import BROADCAST_CONNECTED, ControlFlag, DbFlag, RecordFlag
@@ -66,6 +66,8 @@ def _detach(rooms: Rooms, request: Request, database: Database) -> Reply:
         return refuse(f"cannot detach {database.name!r}: AllowClientDBAttach is not 0")
     if not database.is_volatile:
         return refuse(f"cannot detach {database.name!r}: it is not volatile")
+    if database.freeze is not Freeze.THAWED:
+        return refuse(f"cannot detach {database.name!r}: it is frozen")
     if state.is_recovering:
         return refuse(f"cannot detach {database.name!r}: recovery is active")
     if request.client is not None:

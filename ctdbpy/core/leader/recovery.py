@@ -12,7 +12,7 @@ from ctdbpy.core.effects import LogLevel
 from ctdbpy.core.procedures import Runner
 from ctdbpy.core.requests import Reply
 from ctdbpy.core.routing import Routing
-from ctdbpy.core.state import State
+from ctdbpy.core.state import Freeze, State
 from ctdbpy.wire.codecs import U32
 from ctdbpy.wire.constants import BROADCAST_CONNECTED, RecoveryMode
 from ctdbpy.wire.controls import Control
@@ -66,7 +66,7 @@ class Recovery:
         for database in list(state.databases.values()):
             # Alone, our copy is the only one: there is nothing to merge, records stay as they are.
             state.set_db_generation(database, generation)
-        frozen = [each.db_id for each in state.databases.values() if each.is_frozen]
+        frozen = [each.db_id for each in state.databases.values() if each.freeze is not Freeze.THAWED]
         for db_id in frozen:
             await self._all(nodes, Control.DB_THAW, U32.pack(db_id))
 

@@ -7,7 +7,7 @@ Source: reference/ctdb.md 7.2.
 from __future__ import annotations
 
 from ctdbpy.core.effects import Connect, Disconnect, LogLevel, ReadNodes, SendKeepalive
-from ctdbpy.core.inputs import NodeAddress, NodesRead
+from ctdbpy.core.inputs import KeepaliveArrived, NodeAddress, NodesRead
 from ctdbpy.core.procedures import Promise
 from ctdbpy.core.routing import Routing
 from ctdbpy.core.state import State
@@ -48,6 +48,19 @@ class Links:
         self._state.set_flags(pnn, node.flags | NodeFlag.DISCONNECTED | NodeFlag.UNHEALTHY, reason)
         self._heard.pop(pnn, None)
         self._routing.node_gone(pnn)
+
+    def keepalive(self, heard: KeepaliveArrived) -> str:
+        """Of two versions the node that has run longer stays; says why this one has to end, if it has to."""
+        state = self._state
+        major, minor = state.config.version
+        ours = (major << 16 | minor, int(state.now_s - state.started_s))
+        theirs = (heard.version, heard.uptime_s)
+        if state.tunables.allow_mixed_versions or theirs[0] == ours[0]:
+            return ""
+        if theirs[0] == 0 or theirs[1] > ours[1] or (theirs[1] == ours[1] and theirs[0] > ours[0]):
+            version = f"{heard.version >> 16}.{heard.version & 0xFFFF}"
+            return f"node {heard.pnn} runs version {version}, this one {major}.{minor}"
+        return ""
 
     def read_file(self) -> Promise[NodesRead]:
         """Have the nodes file read."""

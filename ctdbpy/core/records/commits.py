@@ -63,7 +63,8 @@ class Commits:
             return refuse("the client is gone")
         if not failed and state.recmode is RecoveryMode.NORMAL:
             return OK
-        state.want_recovery(f"commit to {database.name!r} failed on {failed or 'a recovery'}")
+        if failed:
+            state.want_recovery(f"commit to {database.name!r} failed on {failed}")
         over: Promise[None] = Promise()
         self._recovery_over.append(over)
         await self._runner.limit(over, state.tunables.control_timeout, None)

@@ -103,6 +103,10 @@ class Freezes:
         """Begin a transaction of a frozen database; one that is open is cancelled first."""
         if not database.is_frozen:
             return refuse(f"cannot begin a transaction on {database.name!r}: it is not frozen")
+        if not self._state.is_recovering and transaction != self._state.generation:
+            return refuse(
+                f"cannot begin a transaction on {database.name!r}: {transaction} is not the generation"
+            )
         if database.transaction is not None:
             await self.cancel(database)
         outcome = await self._do(JobKind.BEGIN, database)

@@ -306,8 +306,8 @@ class Workers:
                     RecData(reqid, key, data).pack()
                     for key, data in stored.items()
                     if dmaster == 0xFFFFFFFF
-                    or RecordHeader.unpack(data).dmaster == dmaster
-                    and (with_empty or len(data) > RecordHeader.SIZE)
+                    or (RecordHeader.unpack(data).dmaster == dmaster
+                    and (with_empty or len(data) > RecordHeader.SIZE))
                 ]
                 return [b"".join(wanted)] if wanted else [], b"", ""
             case JobKind.BEGIN:
@@ -401,7 +401,14 @@ class Harness:
         return self.give(ClientGone(client_id, "end of file"))
 
     def send(
-        self, client_id: int, opcode: int, data: bytes = b"", *, srvid: int = 0, flags: int = 0, dest: int = CURRENT_NODE
+        self,
+        client_id: int,
+        opcode: int,
+        data: bytes = b"",
+        *,
+        srvid: int = 0,
+        flags: int = 0,
+        dest: int = CURRENT_NODE,
     ) -> tuple[int, list[Effect]]:
         """A client's control; gives its reqid and what followed."""
         self._reqid += 1
@@ -420,7 +427,9 @@ class Harness:
 
     def ask(self, opcode: int, data: bytes = b"", **where: Any) -> ReplyToClient:
         """A control of a client that is connected for it if there is none; its one reply."""
-        client_id = where.pop("client_id", None) or next(iter(self.node.state.clients), None) or self.connect()
+        client_id = (
+            where.pop("client_id", None) or next(iter(self.node.state.clients), None) or self.connect()
+        )
         reqid, effects = self.send(client_id, opcode, data, **where)
         replies = [each for each in effects if isinstance(each, ReplyToClient) and each.reqid == reqid]
         assert len(replies) == 1, effects
