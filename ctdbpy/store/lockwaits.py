@@ -6,7 +6,7 @@ Request, native byte order, one at a time on a stream socket:
     u32 length (all of it)   u32 id   u32 op   u32 libtdb open flags   u32 path length   path   key
 
 Answer, 12 bytes: u32 id, i32 status (0 or -1), i32 errno. CHAIN and LOCKALL are answered when the lock
-is held, and it is held until RELEASE, which is answered too. FORGET closes the file, so that it can be removed.
+is held, and it is held until RELEASE, which is answered too. FORGET closes the file, before it is removed.
 """
 
 from __future__ import annotations
