@@ -16,7 +16,8 @@ from ctdbpy.errors import ProtocolError
 from ctdbpy.wire.buffers import Buffer, Reader, Writer, encode_text, unpack_numbers
 from ctdbpy.wire.nodes import Timeval
 
-VERSION: Final = 1
+#: Upstream defines version 1, but no program of it writes or reads the field: all send 0.
+VERSION: Final = 0
 HEADER_SIZE: Final = 12
 
 #: Our own limit: a status carries the whole output of every script, which no sane script takes to megabytes.
@@ -171,7 +172,7 @@ def decode_request(data: Buffer) -> tuple[int, Request]:
     """The reqid and the request of a whole packet.
 
     Raises:
-        ProtocolError: not a packet of this protocol and version, or an unknown command.
+        ProtocolError: not one whole packet of this protocol, or an unknown command.
     """
     reqid, reader = _without_header(data, "event request")
     match _read_command(reader):
@@ -194,7 +195,7 @@ def decode_reply(data: Buffer) -> tuple[int, Reply]:
     """The reqid and the reply of a whole packet.
 
     Raises:
-        ProtocolError: not a packet of this protocol and version, or an unknown command.
+        ProtocolError: not one whole packet of this protocol, or an unknown command.
     """
     reqid, reader = _without_header(data, "event reply")
     command, result = _read_command(reader), reader.i32("result")
@@ -241,11 +242,9 @@ def _with_header(reqid: int, body: Writer) -> bytes:
 
 
 def _without_header(data: Buffer, what: str) -> tuple[int, Reader]:
-    length, version, reqid = unpack_numbers(_HEADER, data, 0, what)
+    length, _version, reqid = unpack_numbers(_HEADER, data, 0, what)
     if length != len(data):
         raise ProtocolError(f"cannot decode {what!r}: its length is {length}, but {len(data)} bytes are here")
-    if version != VERSION:
-        raise ProtocolError(f"cannot decode {what!r}: its version is {version}, not {VERSION}")
     return reqid, Reader(memoryview(data)[HEADER_SIZE:], what)
 
 
