@@ -106,6 +106,8 @@ cdef class Ownership(Waiting):
         cdef Db *db = self.db(load32(p + 36))
         cdef Header header
         cdef cbool wants_readonly
+        cdef const char *data
+        cdef uint32_t datalen
         cdef int verdict
         if db == NULL:
             return DONE
@@ -138,13 +140,19 @@ cdef class Ownership(Waiting):
                     self.wait_for(db, key, keylen, verdict, client_id, p, n)
                 return verdict
         if header.dmaster == self.pnn:
+            data = NULL
+            datalen = 0
             if self.record.size() > HEADER_BYTES:
-                self.answer(client_id, load32(p + 28), callid, 0, &header, self.record.data() + HEADER_BYTES,
-                            <uint32_t>self.record.size() - HEADER_BYTES)
-            else:
-                self.answer(client_id, load32(p + 28), callid, 0, &header, NULL, 0)
+                data = self.record.data() + HEADER_BYTES
+                datalen = <uint32_t>self.record.size() - HEADER_BYTES
+            # Executing a call counts as a change: its rsn grows, as upstream's does.
+            verdict = DONE if self.store(db, key, keylen, &header, data, datalen) else FAILED
+            if verdict == DONE:
+                self.answer(client_id, load32(p + 28), callid, 0, &header, data, datalen)
             self.unlock(db, key, keylen)
-            return DONE
+            if verdict != DONE and not queued:
+                self.wait_for(db, key, keylen, verdict, client_id, p, n)
+            return verdict
         if header.dmaster >= self.node_flags.size():
             self.complain(b"dmaster", db, header.dmaster)
         self.send_call(db, header.dmaster, client_id, p, n, key, keylen)
@@ -452,6 +460,9 @@ cdef class Ownership(Waiting):
         header.flags = flags
         if pending != NULL and load32(<char *>pending.packet.data() + 32) & CALL_VACUUM:
             header.flags |= VACUUM_MIGRATED
+        if pending != NULL and not db.flags & DB_PERSISTENT and datalen > 0:
+            # The call that is answered below counts as a change too: one store for both.
+            header.rsn += 1
         if not self.store(db, key, keylen, &header, data, datalen):
             return FAILED
         if db.flags & DB_STICKY and not db.sticky.empty():
