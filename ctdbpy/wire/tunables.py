@@ -344,9 +344,11 @@ _BY_NAME: Final = {spec.name.lower(): spec for spec in (*TUNABLES, *OWN_TUNABLES
 
 
 def _list_order() -> tuple[TunableSpec, ...]:
-    """Upstream's table has LCP2PublicIPs right behind DeterministicIPs, its structure has not."""
-    table = [spec for spec in TUNABLES if spec.name != "LCP2PublicIPs"]
-    table.insert(table.index(_BY_NAME["deterministicips"]) + 1, _BY_NAME["lcp2publicips"])
+    """Upstream's table has two rows elsewhere than its structure: each right behind another."""
+    moved = {"LCP2PublicIPs": "DeterministicIPs", "VacuumFastPathCount": "VacuumLimit"}
+    table = [spec for spec in TUNABLES if spec.name not in moved]
+    for name, before in moved.items():
+        table.insert(table.index(_BY_NAME[before.lower()]) + 1, _BY_NAME[name.lower()])
     return tuple(table)
 
 
