@@ -85,7 +85,9 @@ def _is_file_name(name: str) -> bool:
 
 
 def _dbmap(rooms: Rooms, _request: Request, _value: None) -> Reply:
-    entries = (DbIdEntry(each.db_id, int(each.flags)) for each in rooms.state.databases.values())
+    # Youngest first, as upstream's tool shows them.
+    databases = reversed(rooms.state.databases.values())
+    entries = (DbIdEntry(each.db_id, int(each.flags)) for each in databases)
     return Reply(data=DbIdMap(tuple(entries)).pack())
 
 
