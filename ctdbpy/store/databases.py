@@ -107,16 +107,28 @@ def open_database(
     if kind is DatabaseKind.PERSISTENT:
         return _open_persistent(path, name, flags, hash_size, max_dead, now or datetime.now(UTC))
     tdb = Tdb.open(path, hash_size=hash_size, flags=flags, max_dead=max_dead)
-    cursor: int | None = 0
-    while cursor is not None:
-        records, cursor = tdb.traverse_chunk(cursor, 1)
-        if records:
-            tdb.close()
-            raise StoreError(
-                f"cannot start with {os.fspath(path)!r}: it is not empty, so another process has it open;"
-                " stop Samba (smbd, winbindd, nmbd) before starting the daemon"
-            )
+    if not _is_empty(tdb):
+        tdb.close()
+        raise StoreError(
+            f"cannot start with {os.fspath(path)!r}: it is not empty, so another process has it open;"
+            " stop Samba (smbd, winbindd, nmbd) before starting the daemon"
+        )
     return tdb
+
+
+def _is_empty(tdb: Tdb) -> bool:
+    # Another process that has it open may hold a lock in it for ever, so only try.
+    if not tdb.lockall_nonblock():
+        return False
+    try:
+        cursor: int | None = 0
+        while cursor is not None:
+            records, cursor = tdb.traverse_chunk(cursor, 1)
+            if records:
+                return False
+        return True
+    finally:
+        tdb.unlockall()
 
 
 def _open_persistent(path: Path, name: str, flags: int, hash_size: int, max_dead: int, now: datetime) -> Tdb:

@@ -84,9 +84,7 @@ def test_errors_say_what_where_and_why(tmp_path: Path) -> None:
         tdb.fetch(b"key")
 
 
-def test_libtdb_writes_nothing_to_standard_error(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_libtdb_writes_nothing_to_standard_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "a.tdb"
     with Tdb.open(path, hash_size=7, flags=PERSISTENT) as tdb:
         for number in range(100):
@@ -94,7 +92,10 @@ def test_libtdb_writes_nothing_to_standard_error(
     content = bytearray(path.read_bytes())
     content[2000:3000] = b"\xff" * 1000
     path.write_bytes(content)
-    with Tdb.open(path, flags=PERSISTENT) as tdb, pytest.raises(StoreError, match="TDB_ERR_CORRUPT.*libtdb: "):
+    with (
+        Tdb.open(path, flags=PERSISTENT) as tdb,
+        pytest.raises(StoreError, match="TDB_ERR_CORRUPT.*libtdb: "),
+    ):
         tdb.check()
     assert capfd.readouterr().err == ""
 
@@ -223,7 +224,9 @@ def test_debians_tools_read_our_files(tmp_path: Path, flags: int) -> None:
     path = tmp_path / "a.tdb.0"
     with Tdb.open(path, hash_size=1009, flags=flags) as tdb:
         tdb.store(b"key", b"value")
-        dump = subprocess.run(["tdbdump", path], capture_output=True, text=True, check=True, timeout=30).stdout
+        dump = subprocess.run(
+            ["tdbdump", path], capture_output=True, text=True, check=True, timeout=30
+        ).stdout
         info = subprocess.run(
             ["tdbtool", path, "info"], capture_output=True, text=True, check=True, timeout=30
         ).stdout
