@@ -236,7 +236,8 @@ class Node:
         assert not state.effects
         assert [node.pnn for node in state.nodes] == list(range(len(state.nodes)))
         for database in state.databases.values():
-            assert (database.session != 0) == (database.freeze is not Freeze.THAWED), database
+            assert database.freeze is not Freeze.THAWED or database.session == 0, database
+            assert not database.is_frozen or database.session != 0, database
             assert database.transaction is None or database.is_frozen, database
             assert not (database.is_volatile and database.unhealthy), database
             if state.recmode is RecoveryMode.NORMAL and state.runstate > RunState.FIRST_RECOVERY:

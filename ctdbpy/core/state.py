@@ -104,6 +104,7 @@ class Freeze(Enum):
     THAWED = "thawed"
     FREEZING = "freezing"
     FROZEN = "frozen"
+    THAWING = "thawing"
 
 
 @dataclass(slots=True)

@@ -9,8 +9,9 @@ Source: reference/ctdb.md 7.8, 7.10.
 from __future__ import annotations
 
 import struct
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from ctdbpy.core.effects import JobKind, LogLevel, SetHealth, Unlisten
 from ctdbpy.core.inputs import SessionLost
@@ -21,8 +22,8 @@ from ctdbpy.core.state import Database, Freeze, State
 from ctdbpy.wire.constants import INVALID_GENERATION, NodeFlag
 
 _PULL: Final = struct.Struct("=II")
-_COUNT: Final = struct.Struct("=I")
-_NO_RECORDS: Final = _COUNT.pack(0)
+_U32: Final = struct.Struct("=I")
+_NO_RECORDS: Final = _U32.pack(0)
 _NO_HEALTHY_NODES: Final = "NO-HEALTHY-NODES - "
 
 
@@ -43,19 +44,21 @@ class Freezes:
         self._state = state
         self._runner = runner
         self._jobs = jobs
-        self._freezing: dict[int, Procedure[Reply]] = {}
+        #: Freezes and thaws under way, by database.
+        self._changes: dict[int, Procedure[Reply]] = {}
         self._pushes: dict[int, _Push] = {}
 
     # -- freeze and thaw ------------------------------------------------------------------------
 
     async def freeze(self, database: Database) -> Reply:
         """Have a worker take every lock of the database; at once true if it has."""
-        if database.freeze is Freeze.FROZEN:
-            return OK
-        if database.db_id not in self._freezing:
-            name = f"freeze {database.name}"
-            self._freezing[database.db_id] = self._runner.spawn(name, self._freeze(database))
-        return await self._freezing[database.db_id]
+        while database.freeze is not Freeze.FROZEN:
+            if database.freeze is Freeze.THAWED:
+                self._change(database, Freeze.FREEZING, self._freeze(database))
+            reply = await self._changes[database.db_id]
+            if not reply.is_good:
+                return reply
+        return OK
 
     async def freeze_all(self) -> Reply:
         """Freeze every database of a node that takes no part any more; its volatile records are void."""
@@ -68,17 +71,10 @@ class Freezes:
 
     async def thaw(self, database: Database) -> Reply:
         """Let the database move again; an open transaction is cancelled, calls that waited are resent."""
-        if database.db_id in self._freezing:
-            await self._freezing[database.db_id]
-        if database.freeze is Freeze.FROZEN:
-            if database.transaction is not None:
-                await self.cancel(database)
-            session, database.session = database.session, 0
-            outcome = await self._jobs.start(JobKind.THAW, database.db_id, session=session).ended
-            if not outcome.is_good:
-                self._state.log(LogLevel.WARNING, f"cannot thaw {database.name!r}: {outcome.error}")
-        self._end_push(database)
-        self._thawed(database)
+        while database.freeze is not Freeze.THAWED:
+            if database.freeze is Freeze.FROZEN:
+                self._change(database, Freeze.THAWING, self._thaw(database))
+            await self._changes[database.db_id]
         return OK
 
     async def thaw_all(self) -> None:
@@ -92,10 +88,11 @@ class Freezes:
         if database is None or database.session != lost.session:
             return
         self._state.log(LogLevel.ERROR, f"{database.name!r} is not frozen any more: {lost.reason}")
-        database.session = 0
-        database.transaction = None
-        self._end_push(database)
-        self._thawed(database)
+        if database.freeze is Freeze.FROZEN:
+            self._thawed(database)
+        else:
+            # The freeze or thaw under way ends with an error, and with that.
+            database.session = 0
 
     # -- transactions ---------------------------------------------------------------------------
 
@@ -133,8 +130,7 @@ class Freezes:
         """Drop the transaction's changes."""
         if database.transaction is None:
             return OK
-        database.transaction = None
-        outcome = await self._do(JobKind.CANCEL, database)
+        outcome = await self._drop_transaction(database)
         return OK if outcome.is_good else refuse(f"cannot cancel on {database.name!r}: {outcome.error}")
 
     async def wipe(self, database: Database, transaction: int) -> Reply:
@@ -162,7 +158,7 @@ class Freezes:
             on_part=lambda part: state.send_message(asker, srvid, part),
         )
         outcome = await job.ended
-        if not outcome.is_good or len(outcome.data) != _COUNT.size:
+        if not outcome.is_good or len(outcome.data) != _U32.size:
             return refuse(f"cannot pull {database.name!r}: {outcome.error}")
         return Reply(data=outcome.data)
 
@@ -170,13 +166,15 @@ class Freezes:
         """Store records that come as messages to `srvid`, until `push_confirm`."""
         if not database.is_frozen:
             return refuse(f"cannot push to {database.name!r}: it is not frozen")
-        if database.db_id in self._pushes:
-            return refuse(f"cannot push to {database.name!r}: a push is under way")
+        # One that its sender gave up is forgotten.
+        self._end_push(database)
         push = _Push(srvid)
         self._pushes[database.db_id] = push
 
         def arrived(_pnn: int, data: bytes) -> None:
-            job = self._jobs.start(JobKind.PUSH, database.db_id, data, session=database.session)
+            # A backup of one database may be restored into another: the buffer's own id means nothing.
+            buffer = _U32.pack(database.db_id) + data[_U32.size :]
+            job = self._jobs.start(JobKind.PUSH, database.db_id, buffer, session=database.session)
             push.waiting.append(job.ended)
 
         self._state.listen(srvid, arrived)
@@ -189,37 +187,56 @@ class Freezes:
             return refuse(f"cannot confirm a push to {database.name!r}: none is under way")
         while push.waiting:
             outcome = await push.waiting.pop(0)
-            if outcome.is_good and len(outcome.data) == _COUNT.size:
-                push.stored += _COUNT.unpack(outcome.data)[0]
+            if outcome.is_good and len(outcome.data) == _U32.size:
+                push.stored += _U32.unpack(outcome.data)[0]
             else:
                 push.error = push.error or outcome.error or "the worker did not say how many"
         self._end_push(database)
         if push.error:
             return refuse(f"cannot push to {database.name!r}: {push.error}")
-        return Reply(data=_COUNT.pack(push.stored))
+        return Reply(data=_U32.pack(push.stored))
 
     # -- in detail ------------------------------------------------------------------------------
 
+    def _change(self, database: Database, to: Freeze, work: Coroutine[Any, Any, Reply]) -> None:
+        database.freeze = to
+        if to is Freeze.FREEZING:
+            database.session = self._jobs.new_session()
+            self._state.records.set_frozen(database.db_id, True)
+        self._changes[database.db_id] = self._runner.spawn(f"{to.value} {database.name}", work)
+
     async def _freeze(self, database: Database) -> Reply:
-        state = self._state
-        database.freeze = Freeze.FREEZING
-        state.records.set_frozen(database.db_id, True)
-        session = self._jobs.new_session()
-        database.session = session
+        session = database.session
         outcome = await self._jobs.start(JobKind.FREEZE, database.db_id, session=session).ended
-        self._freezing.pop(database.db_id, None)
+        del self._changes[database.db_id]
         if outcome.is_good and database.session == session:
             database.freeze = Freeze.FROZEN
             return OK
-        database.session = 0
         self._thawed(database)
         return refuse(f"cannot freeze {database.name!r}: {outcome.error or 'its worker died'}")
+
+    async def _thaw(self, database: Database) -> Reply:
+        if database.transaction is not None:
+            await self._drop_transaction(database)
+        outcome = await self._jobs.start(JobKind.THAW, database.db_id, session=database.session).ended
+        del self._changes[database.db_id]
+        if not outcome.is_good:
+            self._state.log(LogLevel.WARNING, f"cannot thaw {database.name!r}: {outcome.error}")
+        self._thawed(database)
+        return OK
+
+    async def _drop_transaction(self, database: Database) -> Outcome:
+        database.transaction = None
+        return await self._do(JobKind.CANCEL, database)
 
     async def _do(self, kind: JobKind, database: Database) -> Outcome:
         return await self._jobs.start(kind, database.db_id, session=database.session).ended
 
     def _thawed(self, database: Database) -> None:
+        self._end_push(database)
         database.freeze = Freeze.THAWED
+        database.session = 0
+        database.transaction = None
         database.is_invalid = False
         if database.db_id in self._state.databases:
             self._state.records.set_frozen(database.db_id, False)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from ctdbpy.core.effects import (
@@ -37,9 +37,11 @@ from ctdbpy.errors import StoreError
 from ctdbpy.wire.constants import (
     BROADCASTS,
     CURRENT_NODE,
+    Capability,
     ControlFlag,
     DbFlag,
     RecordFlag,
+    RecoveryMode,
     TdbFlag,
 )
 from ctdbpy.wire.controls import Control
@@ -306,8 +308,10 @@ class Workers:
                     RecData(reqid, key, data).pack()
                     for key, data in stored.items()
                     if dmaster == 0xFFFFFFFF
-                    or (RecordHeader.unpack(data).dmaster == dmaster
-                    and (with_empty or len(data) > RecordHeader.SIZE))
+                    or (
+                        RecordHeader.unpack(data).dmaster == dmaster
+                        and (with_empty or len(data) > RecordHeader.SIZE)
+                    )
                 ]
                 return [b"".join(wanted)] if wanted else [], b"", ""
             case JobKind.BEGIN:
@@ -364,7 +368,11 @@ class Harness:
         self.held: list[StartJob] = []
         self._reqid = 0
         if start:
-            self.give(Started())
+            self.begin()
+
+    def begin(self) -> None:
+        """Start the node."""
+        self.give(Started())
 
     def give(self, happened: Input) -> list[Effect]:
         """One input and everything that follows from it at once."""
@@ -390,6 +398,18 @@ class Harness:
             assert after is None or after > self.now_s, "the node asks for the same moment again"
         self.now_s = end_s
         return new
+
+    def pause_recoveries(self) -> None:
+        """Recovery mode that no leader ends, until `resume_recoveries`."""
+        state = self.node.state
+        state.capabilities &= ~Capability.RECMASTER
+        state.set_recmode(RecoveryMode.ACTIVE, "a test")
+        self.give(TimeElapsed())
+
+    def resume_recoveries(self) -> list[Effect]:
+        """Let the node lead and recover again."""
+        self.node.state.capabilities |= Capability.RECMASTER
+        return self.give(TimeElapsed())
 
     def connect(self, client_id: int = 7, pid: int = 4711) -> int:
         """A local program."""
@@ -431,9 +451,14 @@ class Harness:
             where.pop("client_id", None) or next(iter(self.node.state.clients), None) or self.connect()
         )
         reqid, effects = self.send(client_id, opcode, data, **where)
-        replies = [each for each in effects if isinstance(each, ReplyToClient) and each.reqid == reqid]
+        replies = self.replies(effects, reqid)
         assert len(replies) == 1, effects
         return replies[0]
+
+    @staticmethod
+    def replies(effects: list[Effect], reqid: int) -> list[ReplyToClient]:
+        """The replies among effects to one control of a client."""
+        return [each for each in effects if isinstance(each, ReplyToClient) and each.reqid == reqid]
 
     def attach(self, name: str = "test.tdb", opcode: Control = Control.DB_ATTACH) -> int:
         """Attach a database; its id."""
@@ -500,4 +525,3 @@ def of_kind(effects: list[Effect], kind: type[Any]) -> list[Any]:
 
 
 NOREPLY = int(ControlFlag.NOREPLY)
-Handler = Callable[[], None]
