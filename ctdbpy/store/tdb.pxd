@@ -3,6 +3,8 @@
 
 from ctdbpy.store.libtdb cimport tdb_context
 
+ctypedef int (*Operation)(tdb_context *) noexcept nogil
+
 cdef class Tdb:
     cdef tdb_context *ctx          # NULL once closed
     cdef readonly str path         # "" for an in-memory TDB
@@ -16,4 +18,5 @@ cdef class Tdb:
     cdef tdb_context *handle(self) except NULL
     cdef object failure(self, str verb)
     cdef str complaint(self)
+    cdef int run(self, Operation operation, str verb, bint frozen=*) except -1
     cdef void unlock_everything(self)

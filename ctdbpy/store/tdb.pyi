@@ -14,7 +14,6 @@ DEFAULT: Final = 0
 CLEAR_IF_FIRST: Final = 1
 INTERNAL: Final = 2
 NOLOCK: Final = 4
-NOMMAP: Final = 8
 NOSYNC: Final = 64
 SEQNUM: Final = 128
 DISALLOW_NESTING: Final = 1024

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """TDB files through libtdb: open, records, chain locks, transactions, sequence numbers.
 
-A handle belongs to one thread, and libtdb opens a file once per process. Whoever opens
-the file itself in this process and closes it again drops libtdb's locks: reading a
-TDB as a file (for a backup) is another process's work. Every call that can wait for
-another process lets other Python threads run meanwhile.
+A handle belongs to one thread, and libtdb opens a file once per process. Whoever opens the file itself in this
+process and closes it again drops libtdb's locks: reading a TDB as a file (for a backup) is another process's
+work. Every call that can wait for another process lets other Python threads run meanwhile.
 """
 
 from __future__ import annotations
@@ -18,58 +17,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from ctdbpy.store.libtdb cimport (
-    TDB_DATA,
-    TDB_ERR_NOEXIST,
-    TDB_ERR_NOLOCK,
-    TDB_ERROR,
-    TDB_SUCCESS,
-    tdb_add_flags,
-    tdb_chainlock,
-    tdb_chainlock_mark,
-    tdb_chainlock_nonblock,
-    tdb_chainlock_unmark,
-    tdb_chainunlock,
-    tdb_check,
-    tdb_close,
-    tdb_context,
-    tdb_debug_level,
-    tdb_delete,
-    tdb_enable_seqnum,
-    tdb_error,
-    tdb_errorstr,
-    tdb_exists,
-    tdb_fd,
-    tdb_fetch,
-    tdb_freelist_size,
-    tdb_get_flags,
-    tdb_get_seqnum,
-    tdb_hash_size,
-    tdb_increment_seqnum_nonblock,
-    tdb_jenkins_hash,
-    tdb_lockall,
-    tdb_lockall_mark,
-    tdb_lockall_nonblock,
-    tdb_lockall_unmark,
-    tdb_log_func,
-    tdb_logging_context,
-    tdb_map_size,
-    tdb_open_ex,
-    tdb_parse_record,
-    tdb_remove_flags,
-    tdb_repack,
-    tdb_runtime_check_for_robust_mutexes,
-    tdb_set_max_dead,
-    tdb_store,
-    tdb_transaction_cancel,
-    tdb_transaction_commit,
-    tdb_transaction_prepare_commit,
-    tdb_transaction_start,
-    tdb_transaction_start_nonblock,
-    tdb_traverse_chain,
-    tdb_unlockall,
-    tdb_wipe_all,
-)
+from ctdbpy.store cimport libtdb
+from ctdbpy.store.complaints cimport clear_errno, ctdbpy_log, ctdbpy_log_message
+from ctdbpy.store.libtdb cimport TDB_DATA, TDB_ERROR, tdb_context
 from ctdbpy.store.packed cimport Packed, get32, put, put32, release, reserve
 
 from ctdbpy.errors import StoreError
@@ -79,7 +29,6 @@ DEFAULT = 0
 CLEAR_IF_FIRST = 1
 INTERNAL = 2
 NOLOCK = 4
-NOMMAP = 8
 NOSYNC = 64
 SEQNUM = 128
 DISALLOW_NESTING = 1024
@@ -97,64 +46,10 @@ cdef tuple _BUSY = (errno_names.EAGAIN, errno_names.EACCES, errno_names.EBUSY)
 cdef set _open_files = set()
 
 # How a TDB_ERROR is called in tdb.h, by value.
-cdef tuple _ERROR_NAMES = (
-    "TDB_SUCCESS",
-    "TDB_ERR_CORRUPT",
-    "TDB_ERR_IO",
-    "TDB_ERR_LOCK",
-    "TDB_ERR_OOM",
-    "TDB_ERR_EXISTS",
-    "TDB_ERR_NOLOCK",
-    "TDB_ERR_LOCK_TIMEOUT",
-    "TDB_ERR_NOEXIST",
-    "TDB_ERR_EINVAL",
-    "TDB_ERR_RDONLY",
-    "TDB_ERR_NESTING",
+cdef tuple _ERROR_NAMES = tuple(
+    "TDB_SUCCESS TDB_ERR_CORRUPT TDB_ERR_IO TDB_ERR_LOCK TDB_ERR_OOM TDB_ERR_EXISTS TDB_ERR_NOLOCK"
+    " TDB_ERR_LOCK_TIMEOUT TDB_ERR_NOEXIST TDB_ERR_EINVAL TDB_ERR_RDONLY TDB_ERR_NESTING".split()
 )
-
-cdef extern from *:
-    """
-    #include <errno.h>
-    #include <signal.h>
-    #include <stdarg.h>
-    #include <stdio.h>
-    #include <sys/types.h>
-    #include <tdb.h>
-
-    static inline void clear_errno(void)
-    {
-        errno = 0;
-    }
-
-    extern "C" void *tdb_get_logging_private(struct tdb_context *tdb);
-
-    struct ctdbpy_log {
-        size_t used;
-        char text[640];
-    };
-
-    // Keeps what libtdb says as an error; its innermost message comes first and matters most.
-    static void ctdbpy_log_message(struct tdb_context *tdb, enum tdb_debug_level level, const char *format, ...)
-    {
-        struct ctdbpy_log *log = (struct ctdbpy_log *)tdb_get_logging_private(tdb);
-        if (log == NULL || level > TDB_DEBUG_WARNING || log->used + 1 >= sizeof(log->text))
-            return;
-        va_list arguments;
-        va_start(arguments, format);
-        int wrote = vsnprintf(log->text + log->used, sizeof(log->text) - log->used, format, arguments);
-        va_end(arguments);
-        if (wrote > 0)
-            log->used += (size_t)wrote;
-        if (log->used >= sizeof(log->text))
-            log->used = sizeof(log->text) - 1;
-    }
-    """
-    struct ctdbpy_log:
-        size_t used
-        char text[640]
-    tdb_log_func ctdbpy_log_message
-    # An assignment in Cython would make a local variable.
-    void clear_errno() noexcept nogil
 
 
 cdef inline TDB_DATA _data(bytes what) noexcept:
@@ -217,6 +112,10 @@ cdef int _pack_record(tdb_context *ctx, TDB_DATA key, TDB_DATA data, void *priva
     return 0
 
 
+cdef int _check(tdb_context *ctx) noexcept nogil:
+    return libtdb.tdb_check(ctx, NULL, NULL)
+
+
 cdef class Tdb:
     """An open TDB file, or one in memory. Made by `Tdb.open` and `Tdb.in_memory`; a context manager that closes."""
 
@@ -236,7 +135,7 @@ cdef class Tdb:
         if self.ctx != NULL:
             _open_files.discard(self.identity)
             self.unlock_everything()
-            tdb_close(self.ctx)
+            libtdb.tdb_close(self.ctx)
             self.ctx = NULL
         free(self.log)
 
@@ -263,13 +162,13 @@ cdef class Tdb:
         _refuse_second_open(self.path)
         cdef bytes name = os.fsencode(self.path)
         cdef const char *c_name = name
-        cdef tdb_logging_context logging
+        cdef libtdb.tdb_logging_context logging
         logging.log_fn = ctdbpy_log_message
         logging.log_private = self.log
         cdef int failed = 0
         with nogil:
             clear_errno()
-            self.ctx = tdb_open_ex(c_name, hash_size, flags, open_flags, mode, &logging, NULL)
+            self.ctx = libtdb.tdb_open_ex(c_name, hash_size, flags, open_flags, mode, &logging, NULL)
             failed = errno
         if self.ctx == NULL:
             complaint = self.complaint()
@@ -277,11 +176,11 @@ cdef class Tdb:
             raise OpenError(
                 f"cannot open {self.path!r}: {reason}{'; libtdb: ' + complaint if complaint else ''}", failed
             )
-        status = os.fstat(tdb_fd(self.ctx))
+        status = os.fstat(libtdb.tdb_fd(self.ctx))
         self.identity = (status.st_dev, status.st_ino)
         _open_files.add(self.identity)
         if max_dead:
-            tdb_set_max_dead(self.ctx, max_dead)
+            libtdb.tdb_set_max_dead(self.ctx, max_dead)
         return self
 
     @staticmethod
@@ -289,10 +188,10 @@ cdef class Tdb:
         """A TDB without a file: no locks, no transactions, everything else alike."""
         cdef Tdb self = Tdb.__new__(Tdb)
         self.open_flags = _INTERNAL
-        cdef tdb_logging_context logging
+        cdef libtdb.tdb_logging_context logging
         logging.log_fn = ctdbpy_log_message
         logging.log_private = self.log
-        self.ctx = tdb_open_ex(NULL, hash_size, _INTERNAL, os.O_RDWR | os.O_CREAT, 0o600, &logging, NULL)
+        self.ctx = libtdb.tdb_open_ex(NULL, hash_size, _INTERNAL, os.O_RDWR | os.O_CREAT, 0o600, &logging, NULL)
         if self.ctx == NULL:
             raise StoreError(f"cannot create a TDB in memory: {_errno_text(errno)}; libtdb: {self.complaint()}")
         return self
@@ -311,7 +210,7 @@ cdef class Tdb:
         _open_files.discard(self.identity)
         with nogil:
             clear_errno()
-            status = tdb_close(ctx)
+            status = libtdb.tdb_close(ctx)
         if status != 0:
             raise StoreError(f"cannot close {self.path!r}: {_errno_text(errno)}")
 
@@ -337,9 +236,9 @@ cdef class Tdb:
         cdef TDB_DATA k = _data(key)
         cdef TDB_DATA value
         with nogil:
-            value = tdb_fetch(ctx, k)
+            value = libtdb.tdb_fetch(ctx, k)
         if value.dptr == NULL:
-            if tdb_error(ctx) == TDB_ERR_NOEXIST:
+            if libtdb.tdb_error(ctx) == libtdb.TDB_ERR_NOEXIST:
                 return None
             raise self.failure(f"read record {key!r} of")
         try:
@@ -355,8 +254,8 @@ cdef class Tdb:
         cdef int status
         header.size = 0
         with nogil:
-            status = tdb_parse_record(ctx, k, _take_header, &header)
-        if status != 0 and tdb_error(ctx) != TDB_ERR_NOEXIST:
+            status = libtdb.tdb_parse_record(ctx, k, _take_header, &header)
+        if status != 0 and libtdb.tdb_error(ctx) != libtdb.TDB_ERR_NOEXIST:
             raise self.failure(f"read record {key!r} of")
         if status != 0 or header.size < 24:
             return None
@@ -369,7 +268,7 @@ cdef class Tdb:
         cdef TDB_DATA v = _data(value)
         cdef int status
         with nogil:
-            status = tdb_store(ctx, k, v, 0)
+            status = libtdb.tdb_store(ctx, k, v, 0)
         if status != 0:
             raise self.failure(f"store record {key!r} in")
 
@@ -379,10 +278,10 @@ cdef class Tdb:
         cdef TDB_DATA k = _data(key)
         cdef int status
         with nogil:
-            status = tdb_delete(ctx, k)
+            status = libtdb.tdb_delete(ctx, k)
         if status == 0:
             return True
-        if tdb_error(ctx) == TDB_ERR_NOEXIST:
+        if libtdb.tdb_error(ctx) == libtdb.TDB_ERR_NOEXIST:
             return False
         raise self.failure(f"delete record {key!r} of")
 
@@ -392,8 +291,8 @@ cdef class Tdb:
         cdef TDB_DATA k = _data(key)
         cdef int status
         with nogil:
-            status = tdb_exists(ctx, k)
-        if status == 0 and tdb_error(ctx) not in (TDB_SUCCESS, TDB_ERR_NOEXIST):
+            status = libtdb.tdb_exists(ctx, k)
+        if status == 0 and libtdb.tdb_error(ctx) not in (libtdb.TDB_SUCCESS, libtdb.TDB_ERR_NOEXIST):
             raise self.failure(f"look for record {key!r} in")
         return status != 0
 
@@ -409,7 +308,7 @@ cdef class Tdb:
         that stays is seen once; one that is stored or deleted meanwhile may or may not be. Waits for chain locks.
         """
         cdef tdb_context *ctx = self.handle()
-        cdef uint32_t chains = tdb_hash_size(ctx)
+        cdef uint32_t chains = libtdb.tdb_hash_size(ctx)
         cdef Packed packed
         cdef int status = 0
         cdef int count = 0
@@ -420,7 +319,7 @@ cdef class Tdb:
         try:
             with nogil:
                 while cursor < chains and count < max_records:
-                    status = tdb_traverse_chain(ctx, cursor, _pack_record, &packed)
+                    status = libtdb.tdb_traverse_chain(ctx, cursor, _pack_record, &packed)
                     if status < 0:
                         break
                     count += status
@@ -458,7 +357,7 @@ cdef class Tdb:
         cdef int status
         with nogil:
             clear_errno()
-            status = tdb_chainlock(ctx, k)
+            status = libtdb.tdb_chainlock(ctx, k)
         if status != 0:
             raise self.failure(f"lock the chain of {key!r} in")
         self.locked_keys.append(key)
@@ -467,7 +366,7 @@ cdef class Tdb:
         """Lock the hash chain of key; False if another process has it. Raises StoreError."""
         cdef tdb_context *ctx = self.handle()
         clear_errno()
-        if tdb_chainlock_nonblock(ctx, _data(key)) == 0:
+        if libtdb.tdb_chainlock_nonblock(ctx, _data(key)) == 0:
             self.locked_keys.append(key)
             return True
         if errno in _BUSY:
@@ -476,37 +375,31 @@ cdef class Tdb:
 
     def chainunlock(self, bytes key not None):
         """Release the chain lock of key. Raises StoreError."""
-        if tdb_chainunlock(self.handle(), _data(key)) != 0:
+        if libtdb.tdb_chainunlock(self.handle(), _data(key)) != 0:
             raise self.failure(f"unlock the chain of {key!r} in")
         if key in self.locked_keys:
             self.locked_keys.remove(key)
 
     def chainlock_mark(self, bytes key not None):
         """Behave as if this process had locked the chain: another process holds the lock on our behalf."""
-        if tdb_chainlock_mark(self.handle(), _data(key)) != 0:
+        if libtdb.tdb_chainlock_mark(self.handle(), _data(key)) != 0:
             raise self.failure(f"mark the chain of {key!r} as locked in")
 
     def chainlock_unmark(self, bytes key not None):
         """End `chainlock_mark`, before the other process releases the lock."""
-        if tdb_chainlock_unmark(self.handle(), _data(key)) != 0:
+        if libtdb.tdb_chainlock_unmark(self.handle(), _data(key)) != 0:
             raise self.failure(f"unmark the chain of {key!r} in")
 
     def lockall(self):
         """Lock every chain, waiting as long as it takes. Raises StoreError."""
-        cdef tdb_context *ctx = self.handle()
-        cdef int status
-        with nogil:
-            clear_errno()
-            status = tdb_lockall(ctx)
-        if status != 0:
-            raise self.failure("lock all chains of")
+        self.run(libtdb.tdb_lockall, "lock all chains of")
         self.lockalls += 1
 
     def lockall_nonblock(self):
         """Lock every chain; False if another process has any. Raises StoreError."""
         cdef tdb_context *ctx = self.handle()
         clear_errno()
-        if tdb_lockall_nonblock(ctx) == 0:
+        if libtdb.tdb_lockall_nonblock(ctx) == 0:
             self.lockalls += 1
             return True
         if errno in _BUSY:
@@ -515,19 +408,16 @@ cdef class Tdb:
 
     def unlockall(self):
         """Release `lockall`. Raises StoreError."""
-        if tdb_unlockall(self.handle()) != 0:
-            raise self.failure("unlock all chains of")
+        self.run(libtdb.tdb_unlockall, "unlock all chains of")
         self.lockalls -= 1
 
     def lockall_mark(self):
         """Behave as if this process had every chain: another process holds them on our behalf."""
-        if tdb_lockall_mark(self.handle()) != 0:
-            raise self.failure("mark all chains as locked in")
+        self.run(libtdb.tdb_lockall_mark, "mark all chains as locked in")
 
     def lockall_unmark(self):
         """End `lockall_mark`, before the other process releases the locks."""
-        if tdb_lockall_unmark(self.handle()) != 0:
-            raise self.failure("unmark all chains in")
+        self.run(libtdb.tdb_lockall_unmark, "unmark all chains in")
 
     # -- transactions -------------------------------------------------------------------
 
@@ -540,17 +430,7 @@ cdef class Tdb:
 
         frozen: another process holds the locks of all chains on our behalf and keeps them, so take none.
         """
-        cdef tdb_context *ctx = self.handle()
-        cdef int status
-        with nogil:
-            clear_errno()
-            if frozen:
-                tdb_add_flags(ctx, _NOLOCK)
-            status = tdb_transaction_start(ctx)
-            if frozen:
-                tdb_remove_flags(ctx, _NOLOCK)
-        if status != 0:
-            raise self.failure("start a transaction on")
+        self.run(libtdb.tdb_transaction_start, "start a transaction on", frozen)
 
     def transaction_start_nonblock(self):
         """Start a transaction; False if another process has one. Raises StoreError."""
@@ -558,85 +438,59 @@ cdef class Tdb:
         cdef int status
         with nogil:
             clear_errno()
-            status = tdb_transaction_start_nonblock(ctx)
+            status = libtdb.tdb_transaction_start_nonblock(ctx)
         if status == 0:
             return True
-        if tdb_error(ctx) == TDB_ERR_NOLOCK or errno in _BUSY:
+        if libtdb.tdb_error(ctx) == libtdb.TDB_ERR_NOLOCK or errno in _BUSY:
             return False
         raise self.failure("start a transaction on")
 
     def transaction_prepare(self):
         """Write the recovery area to disk, so that `transaction_commit` can only fail with the disk."""
-        cdef tdb_context *ctx = self.handle()
-        cdef int status
-        with nogil:
-            clear_errno()
-            status = tdb_transaction_prepare_commit(ctx)
-        if status != 0:
-            raise self.failure("prepare the transaction on")
+        self.run(libtdb.tdb_transaction_prepare_commit, "prepare the transaction on")
 
     def transaction_commit(self, *, bint frozen=False):
         """Make the transaction's changes visible and, without NOSYNC, durable. Raises StoreError: it is cancelled."""
-        cdef tdb_context *ctx = self.handle()
-        cdef int status
-        with nogil:
-            clear_errno()
-            if frozen:
-                tdb_add_flags(ctx, _NOLOCK)
-            status = tdb_transaction_commit(ctx)
-            if frozen:
-                tdb_remove_flags(ctx, _NOLOCK)
-        if status != 0:
-            raise self.failure("commit the transaction on")
+        self.run(libtdb.tdb_transaction_commit, "commit the transaction on", frozen)
 
     def transaction_cancel(self, *, bint frozen=False):
         """Drop the transaction's changes. Raises StoreError when there is none."""
-        cdef tdb_context *ctx = self.handle()
-        cdef int status
-        with nogil:
-            clear_errno()
-            if frozen:
-                tdb_add_flags(ctx, _NOLOCK)
-            status = tdb_transaction_cancel(ctx)
-            if frozen:
-                tdb_remove_flags(ctx, _NOLOCK)
-        if status != 0:
-            raise self.failure("cancel the transaction on")
+        self.run(libtdb.tdb_transaction_cancel, "cancel the transaction on", frozen)
 
     # -- numbers -------------------------------------------------------------------------
 
     @property
     def seqnum(self):
         """libtdb's change counter; 0 until `enable_seqnum`."""
-        return tdb_get_seqnum(self.handle())
+        return libtdb.tdb_get_seqnum(self.handle())
 
     def enable_seqnum(self):
         """Count every change from now on."""
-        tdb_enable_seqnum(self.handle())
+        libtdb.tdb_enable_seqnum(self.handle())
 
     def increment_seqnum_nonblock(self):
         """Count one change, unless another process is just counting one."""
-        tdb_increment_seqnum_nonblock(self.handle())
+        libtdb.tdb_increment_seqnum_nonblock(self.handle())
 
     @property
     def hash_size(self):
         """Number of hash chains."""
-        return tdb_hash_size(self.handle())
+        return libtdb.tdb_hash_size(self.handle())
 
     @property
     def flags(self):
         """libtdb's flags as they are now: what another process must open the file with."""
-        return tdb_get_flags(self.handle())
+        return libtdb.tdb_get_flags(self.handle())
 
     @property
     def is_in_memory(self):
         """True for a TDB without a file."""
-        return (tdb_get_flags(self.handle()) & _INTERNAL) != 0
+        return (libtdb.tdb_get_flags(self.handle()) & _INTERNAL) != 0
 
     @property
     def map_size(self):
         """Size of the file in bytes."""
-        return tdb_map_size(self.handle())
+        return libtdb.tdb_map_size(self.handle())
 
     def freelist_size(self):
         """Number of free areas in the file. Waits for the free list's lock."""
@@ -644,7 +498,7 @@ cdef class Tdb:
         cdef int size
         with nogil:
             clear_errno()
-            size = tdb_freelist_size(ctx)
+            size = libtdb.tdb_freelist_size(ctx)
         if size < 0:
             raise self.failure("count the free areas of")
         return size
@@ -653,33 +507,15 @@ cdef class Tdb:
 
     def check(self):
         """Walk the whole file; raises StoreError with libtdb's words if it is not sound. Waits for all chains."""
-        cdef tdb_context *ctx = self.handle()
-        cdef int status
-        with nogil:
-            clear_errno()
-            status = tdb_check(ctx, NULL, NULL)
-        if status != 0:
-            raise self.failure("accept the content of")
+        self.run(_check, "accept the content of")
 
     def wipe_all(self):
         """Delete every record. Waits for all chains. Raises StoreError."""
-        cdef tdb_context *ctx = self.handle()
-        cdef int status
-        with nogil:
-            clear_errno()
-            status = tdb_wipe_all(ctx)
-        if status != 0:
-            raise self.failure("wipe")
+        self.run(libtdb.tdb_wipe_all, "wipe")
 
     def repack(self):
         """Rewrite the file without free areas, in one transaction. Raises StoreError."""
-        cdef tdb_context *ctx = self.handle()
-        cdef int status
-        with nogil:
-            clear_errno()
-            status = tdb_repack(ctx)
-        if status != 0:
-            raise self.failure("repack")
+        self.run(libtdb.tdb_repack, "repack")
 
     # -- private ----------------------------------------------------------------------------
 
@@ -689,13 +525,28 @@ cdef class Tdb:
         (<ctdbpy_log *>self.log).used = 0
         return self.ctx
 
+    cdef int run(self, Operation operation, str verb, bint frozen=False) except -1:
+        # Without the GIL: anything may wait for another process.
+        cdef tdb_context *ctx = self.handle()
+        cdef int status
+        with nogil:
+            clear_errno()
+            if frozen:
+                libtdb.tdb_add_flags(ctx, _NOLOCK)
+            status = operation(ctx)
+            if frozen:
+                libtdb.tdb_remove_flags(ctx, _NOLOCK)
+        if status != 0:
+            raise self.failure(verb)
+        return 0
+
     cdef void unlock_everything(self):
         # Closing unmaps the mutexes; one that is held then stays held for ever, its owner dead, nobody told.
         for key in self.locked_keys:
-            tdb_chainunlock(self.ctx, _data(<bytes>key))
+            libtdb.tdb_chainunlock(self.ctx, _data(<bytes>key))
         self.locked_keys.clear()
         while self.lockalls > 0:
-            tdb_unlockall(self.ctx)
+            libtdb.tdb_unlockall(self.ctx)
             self.lockalls -= 1
 
     cdef str complaint(self):
@@ -706,9 +557,9 @@ cdef class Tdb:
 
     cdef object failure(self, str verb):
         cdef int number = errno
-        cdef TDB_ERROR code = tdb_error(self.ctx)
+        cdef TDB_ERROR code = libtdb.tdb_error(self.ctx)
         name = _ERROR_NAMES[<int>code] if 0 <= <int>code < len(_ERROR_NAMES) else f"error {<int>code}"
-        reason = f"{name} ({tdb_errorstr(self.ctx).decode('utf-8', 'replace')})"
+        reason = f"{name} ({libtdb.tdb_errorstr(self.ctx).decode('utf-8', 'replace')})"
         if number:
             reason += f", {_errno_text(number)}"
         complaint = self.complaint()
@@ -741,9 +592,9 @@ cdef class Transaction:
 def jenkins_hash(bytes key not None):
     """libtdb's Jenkins hash: of a database's name with its NUL the db_id, of a key what chooses the lmaster."""
     cdef TDB_DATA data = _data(key)
-    return tdb_jenkins_hash(&data)
+    return libtdb.tdb_jenkins_hash(&data)
 
 
 def robust_mutexes_supported():
     """True if chain locks can be robust mutexes here. The first call forks a child to find out."""
-    return bool(tdb_runtime_check_for_robust_mutexes())
+    return bool(libtdb.tdb_runtime_check_for_robust_mutexes())

@@ -41,6 +41,7 @@ class Frozen:
         # A transaction refuses to start while its own process holds locks.
         self.socket, theirs = socket.socketpair()
         self._path = session.database.path
+        self._is_held = False
         me = os.getpid()
         self._pid = os.fork()
         if self._pid == 0:
@@ -69,9 +70,16 @@ class Frozen:
             raise StoreError(
                 f"cannot freeze {self._path!r}: the process that locks it failed; can it open the file?"
             )
+        self._is_held = True
 
     def end(self) -> None:
         """Give the locks up, or the wait for them."""
+        if self._is_held:
+            try:
+                self.socket.sendall(WaitRequest(0, Op.RELEASE).pack())
+                self.socket.recv(ANSWER_SIZE, socket.MSG_WAITALL)
+            except (BrokenPipeError, ConnectionResetError):
+                pass
         self.socket.close()
         # It may be in the middle of a wait, which only a signal ends.
         os.kill(self._pid, signal.SIGKILL)
@@ -86,17 +94,21 @@ class Poll:
         self.running: int | None = None
         self._received = bytearray()
         self._waiting: deque[Request] = deque()
+        # Bytes read since nothing was in line.
+        self._size = 0
         self._stopped = False
 
     @property
     def sockets(self) -> list[socket.socket]:
         """What to wait on for requests: nothing while enough of them are in line."""
-        return [self.socket] if len(self._received) < _WAITING_MAX else []
+        return [self.socket] if self._size < _WAITING_MAX else []
 
     def next(self) -> Request | None:
         """The next job in line, if any came."""
         self._stopped = False
         request = self._waiting.popleft() if self._waiting else None
+        if not self._waiting:
+            self._size = len(self._received)
         self.running = request.job_id if request else None
         return request
 
@@ -107,6 +119,7 @@ class Poll:
             if not data:
                 raise EOFError
             self._received += data
+            self._size += len(data)
         while request := take_request(self._received):
             if request.task == Plain(Kind.STOP):
                 self._stop(request.job_id)
@@ -230,9 +243,9 @@ def main() -> None:
         except (EOFError, BrokenPipeError, ConnectionResetError):
             pass
         except (StoreError, ProtocolError) as error:
-            print(f"bulk worker: {error}", file=sys.stderr)
+            sys.stderr.write(f"bulk worker: {error}\n")
+            sys.stderr.flush()
             status = 1
-        sys.stderr.flush()
     # As a waiter: the kernel frees robust mutexes only while they are mapped. Holders die with this process.
     os._exit(status)
 

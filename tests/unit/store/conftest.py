@@ -112,7 +112,7 @@ class WorkerProcess(Process):
     def run(self, database: jobs.Database, task: jobs.Task) -> tuple[list[bytes], jobs.Answer]:
         """The parts and the end."""
         job_id = self.send(database, task)
-        parts = []
+        parts: list[bytes] = []
         while True:
             answer = self.answer()
             assert answer.job_id == job_id

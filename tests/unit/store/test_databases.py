@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+"""Database files: flags, what is refused, what is put aside, health."""
+
 from __future__ import annotations
 
 import os
@@ -85,7 +87,7 @@ def test_a_corrupt_persistent_database_is_put_aside_and_named(
             tdb.store(b"%d" % number, b"x" * 100)
     spoil(path)
     spoilt = path.read_bytes()
-    with pytest.raises(CorruptDatabase, match="cannot use database 'a.tdb': .* is corrupt") as caught:
+    with pytest.raises(CorruptDatabase, match=r"cannot use database 'a.tdb': .* is corrupt") as caught:
         open_database(tmp_path, "a.tdb", 0, PERSISTENT, now=NOW)
     assert caught.value.name == "a.tdb"
     assert caught.value.moved_to == str(tmp_path / "a.tdb.0.corrupted.20260304050607.0Z")

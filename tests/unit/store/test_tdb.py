@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+"""TDB files: records, traverses, transactions, and what other programs make of them."""
+
 from __future__ import annotations
 
 import gc
@@ -74,13 +76,13 @@ def test_errors_say_what_where_and_why(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"cannot open '.*/missing': ENOENT .*libtdb: .*could not open"):
         Tdb.open(tmp_path / "missing", open_flags=os.O_RDWR)
     (tmp_path / "text").write_text("not a TDB" * 1000)
-    with pytest.raises(OpenError, match="cannot open '.*/text': EIO") as caught:
+    with pytest.raises(OpenError, match=r"cannot open '.*/text': EIO") as caught:
         Tdb.open(tmp_path / "text", open_flags=os.O_RDWR)
     assert caught.value.errno == 5
     tdb = Tdb.open(tmp_path / "closed", flags=PERSISTENT)
     tdb.close()
     tdb.close()
-    with pytest.raises(StoreError, match="cannot use '.*/closed': it is closed"):
+    with pytest.raises(StoreError, match=r"cannot use '.*/closed': it is closed"):
         tdb.fetch(b"key")
 
 
@@ -94,7 +96,7 @@ def test_libtdb_writes_nothing_to_standard_error(tmp_path: Path, capfd: pytest.C
     path.write_bytes(content)
     with (
         Tdb.open(path, flags=PERSISTENT) as tdb,
-        pytest.raises(StoreError, match="TDB_ERR_CORRUPT.*libtdb: "),
+        pytest.raises(StoreError, match=r"TDB_ERR_CORRUPT.*libtdb: "),
     ):
         tdb.check()
     assert capfd.readouterr().err == ""
@@ -208,7 +210,8 @@ def test_only_a_committed_transaction_survives_a_kill(
     with Tdb.open(path, flags=PERSISTENT) as tdb:
         tdb.store(b"key", b"old")
     run_python(
-        f"import os, signal\nfrom ctdbpy.store.tdb import Tdb\ntdb = Tdb.open({str(path)!r}, flags={PERSISTENT})\n"
+        "import os, signal\nfrom ctdbpy.store.tdb import Tdb\n"
+        f"tdb = Tdb.open({str(path)!r}, flags={PERSISTENT})\n"
         f"tdb.transaction_start()\ntdb.store(b'key', b'new')\n{end}\nos.kill(os.getpid(), signal.SIGKILL)"
     )
     with Tdb.open(path, flags=PERSISTENT) as tdb:
