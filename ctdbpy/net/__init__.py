@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Links between nodes: TCP connections made, accepted and handed on; their bytes belong to the record engine."""
+"""Links between nodes: TCP connections made, accepted and handed on; their bytes are the engine's."""

@@ -71,7 +71,8 @@ def listen_as_one_of(addresses: dict[int, str], port: int, wanted: str | None) -
             refusals.append(f"'{address}': {os.strerror(error.errno or 0)}")
     raise HostError(
         f"cannot find this machine in the nodes file: no address can be listened on at port {port} "
-        f"({'; '.join(refusals) or 'no address listed'}); add this machine's private address, or stop the other daemon"
+        f"({'; '.join(refusals) or 'no address listed'}); add this machine's private address, or stop the "
+        "other daemon"
     )
 
 
@@ -236,13 +237,12 @@ class Links:
             self._take(connection, address[0])
 
     def _take(self, connection: socket.socket, address: str) -> None:
-        for pnn, peer in self._peers.items():
-            if peer.address == address:
-                break
-        else:
+        pnn = next((pnn for pnn, peer in self._peers.items() if peer.address == address), None)
+        if pnn is None:
             self._log(f"refused a connection from '{address}': no node of the nodes file has this address")
             connection.close()
             return
+        peer = self._peers[pnn]
         if peer.incoming:
             # The peer began anew and we have not noticed its end yet: what stood is void.
             self._tear_down(pnn, peer, "the node connected anew")
