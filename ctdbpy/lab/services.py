@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ctdbpy.errors import LabError
-from ctdbpy.lab.lab import HostProcess, Lab
+from ctdbpy.lab.lab import Lab
 from ctdbpy.lab.waiting import wait_until
 
 FLAVOURS = ("debian", "ctdbpy")
@@ -52,7 +52,7 @@ class Cluster:
         self._public_addresses = list(public_addresses)
         self._tunables = dict(tunables or {})
         self._log_level = log_level
-        self._daemons: dict[str, HostProcess] = {}
+        self._stale_pids: dict[str, int | None] = {}
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -77,16 +77,19 @@ class Cluster:
     def start(self, host: str) -> None:
         """Start the daemon; it is not ready yet (see `wait_healthy`)."""
         self.lab.run(host, ["mkdir", "-p", "/run/ctdb"], timeout_s=_TOOL_LIMIT_S)
+        self._stale_pids[host] = self._noted_pid(host)
+        argv, environment = self._program()
         if self.flavour == "debian":
-            self.lab.run(host, ["ctdbd"], timeout_s=_START_LIMIT_S)
-            return
-        self._daemons[host] = self.lab.spawn(
-            host,
-            [sys.executable, "-m", "ctdbpy.daemon"],
-            self.log(host).with_name("ctdbpyd.out"),
-            env={"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
-            stay=self.lab.stays_up,
-        )
+            self.lab.run(host, argv, timeout_s=_START_LIMIT_S, env=environment)
+        else:
+            # Started bare it stays in the foreground, and says on stderr what it cannot yet say in its log.
+            out = self.log(host).with_name("ctdbpyd.out")
+            self.lab.spawn(host, argv, out, env=environment, stay=self.lab.stays_up)
+
+    def start_second(self, host: str) -> subprocess.CompletedProcess[str]:
+        """Start one more daemon where one runs already, and return what it said when it gave up."""
+        argv, environment = self._program()
+        return self.lab.run(host, argv, timeout_s=_START_LIMIT_S, check=False, env=environment)
 
     def wait_healthy(self, hosts: Sequence[str] | None = None) -> None:
         """Wait until each of `hosts` (default: all nodes) runs, and sees every one of them healthy."""
@@ -110,13 +113,30 @@ class Cluster:
         """Shut the daemon down and wait until its process is gone."""
         pid = self.pid(host)
         self.tool(host, "shutdown")
-        self._wait_gone(host, pid)
+        self.wait_gone(host, pid)
 
     def kill(self, host: str) -> None:
-        """SIGKILL the daemon and wait until it is gone; its children find out by themselves."""
+        """SIGKILL the daemon and wait until it is gone."""
         pid = self.pid(host)
         self.lab.run(host, ["kill", "-KILL", str(pid)], timeout_s=_TOOL_LIMIT_S)
-        self._wait_gone(host, pid)
+        self.wait_gone(host, pid)
+        if self.flavour == "debian":
+            # Its event daemon looks for its parent every two seconds; until it is gone no new one starts.
+            wait_until(
+                f"the event daemon of '{host}' is gone",
+                lambda: (
+                    self.lab.run(
+                        host, ["pgrep", "-x", "ctdb-eventd"], timeout_s=_TOOL_LIMIT_S, check=False
+                    ).returncode
+                ),
+                timeout_s=_STOP_LIMIT_S,
+            )
+
+    def wait_gone(self, host: str, pid: int) -> None:
+        """Wait until the daemon that had this process id is gone."""
+        wait_until(
+            f"the daemon of '{host}' is gone", lambda: not _runs(self.lab, host, pid), timeout_s=_STOP_LIMIT_S
+        )
 
     # --- questions --------------------------------------------------------------------------------
 
@@ -128,11 +148,10 @@ class Cluster:
 
     def pid(self, host: str) -> int:
         """The daemon's process id as the host sees it; raises `LabError` when it has no pid file."""
-        path = self.lab.path(host, _PID_FILE)
-        try:
-            return int(path.read_text(encoding="ascii"))
-        except (FileNotFoundError, ValueError) as error:
-            raise LabError(f"cannot find the cluster daemon of '{host}': {error}") from None
+        pid = self._noted_pid(host)
+        if pid is None:
+            raise LabError(f"cannot find the cluster daemon of '{host}': it has no pid in '{_PID_FILE}'")
+        return pid
 
     def log(self, host: str) -> Path:
         """The daemon's log file."""
@@ -146,6 +165,12 @@ class Cluster:
 
     # --- private ----------------------------------------------------------------------------------
 
+    def _program(self) -> tuple[list[str], dict[str, str]]:
+        if self.flavour == "debian":
+            return ["ctdbd"], {}
+        package = str(Path(__file__).resolve().parents[2])
+        return [sys.executable, "-m", "ctdbpy.daemon"], {"PYTHONPATH": package}
+
     def _configuration(self) -> str:
         # Real-time scheduling needs a privilege that a container's root may not have, on any flavour.
         return (
@@ -154,17 +179,17 @@ class Cluster:
             "[legacy]\nrealtime scheduling = false\n"
         )
 
-    def _check_running(self, host: str) -> None:
-        daemon = self._daemons.get(host)
-        if daemon is not None and daemon.poll() is not None:
-            raise LabError(
-                f"cannot wait for the daemon of '{host}': it ended with exit code {daemon.returncode}"
-            )
+    def _noted_pid(self, host: str) -> int | None:
+        try:
+            return int(self.lab.path(host, _PID_FILE).read_text(encoding="ascii"))
+        except (FileNotFoundError, ValueError):
+            return None
 
-    def _wait_gone(self, host: str, pid: int) -> None:
-        wait_until(
-            f"the daemon of '{host}' is gone", lambda: not _runs(self.lab, host, pid), timeout_s=_STOP_LIMIT_S
-        )
+    def _check_running(self, host: str) -> None:
+        """A daemon that noted its pid and is gone will not become healthy: say so at once."""
+        pid = self._noted_pid(host)
+        if pid is not None and pid != self._stale_pids.get(host) and not _runs(self.lab, host, pid):
+            raise LabError(f"cannot wait for the daemon of '{host}': process {pid} is gone")
 
 
 class Samba:

@@ -13,6 +13,8 @@ _CTIME = rf"{_DAY} \d\d:\d\d:\d\d \d{{4}}"
 
 _MASKS = [
     (rf"{_CTIME}", "<time>"),
+    (r"(?:Sun|Mon|Tue|Wed|Thu|Fri|Sat), \d\d [JFMASOND][a-z][a-z] \d{4} \d\d:\d\d:\d\d UTC", "<time>"),
+    (r"S-1-5-21-\d+-\d+-\d+", "<domain>"),
     (r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d", "<time>"),
     (r"\(\d{3} \d\d:\d\d:\d\d\)", "(<ago>)"),
     (r"(?<=Generation:)\d+", "<generation>"),

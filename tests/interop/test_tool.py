@@ -143,7 +143,7 @@ CONVERSATIONS = {
         "ctdb pdelete persistent.tdb nothing",
         "ctdb pfetch persistent.tdb key1",
         "ctdb catdb persistent.tdb",
-        """printf '"a" "1"\\n"b" "2"\\nbad line\\n"c" "0x3334"\\n"key2" ""\\n' | ctdb ptrans persistent.tdb""",
+        """printf '"a" "1"\\n"b" "2"\\nbad\\n"c" "0x3334"\\n"key2" ""\\n' | ctdb ptrans persistent.tdb""",
         """printf '"a" "one"\\n' >/tmp/transaction; ctdb ptrans persistent.tdb /tmp/transaction""",
         "ctdb getdbseqnum persistent.tdb",
         "ctdb catdb persistent.tdb",
@@ -176,7 +176,7 @@ CONVERSATIONS = {
     ],
     "backup and restore": [
         "ctdb attach kept.tdb persistent",
-        """seq -f '"key%g" "value%g"' 1 200 | ctdb ptrans kept.tdb""",
+        """for i in $(seq 200); do echo "\\"key$i\\" \\"value$i\\""; done | ctdb ptrans kept.tdb""",
         "ctdb backupdb kept.tdb /tmp/kept.backup",
         "ctdb dumpdbbackup /tmp/kept.backup",
         "ctdb wipedb kept.tdb",
