@@ -34,6 +34,7 @@ from ctdbpy.store.jobs import (
     Pull,
     Push,
     Request,
+    Store,
     Task,
     Traverse,
     Update,
@@ -187,6 +188,8 @@ class Workers:
         match job.kind:
             case JobKind.UPDATE:
                 return Update(job.data, self._pnn, self._records.lmasters)
+            case JobKind.STORE:
+                return Store(job.data, self._pnn)
             case JobKind.PUSH:
                 return Push(job.data, self._pnn, self._records.lmasters)
             case JobKind.TRAVERSE:

@@ -9,7 +9,7 @@ Request, native byte order:
     kind                            body
     TRAVERSE                        u32 reqid   u32 owner   u32 with empty   u32 chunk limit
     PULL                            u32 lmaster   u32 chunk limit   u32 n   n × u32 lmasters
-    PUSH, UPDATE                    u32 pnn   u32 n   n × u32 lmasters   rec_buffer
+    PUSH, UPDATE, STORE             u32 pnn   u32 n   n × u32 lmasters   rec_buffer
     VACUUM_SCAN                     u32 pnn   u32 chunk limit
     the others                      -
 
@@ -21,7 +21,7 @@ last = 0; the end has last = 1 and carries a text when status is not 0, otherwis
     PULL                            one rec_buffer each              u32 number of records
     PUSH                            -                                u32 number of records, then for each key
                                                                      to schedule for deletion: u32 length, key
-    UPDATE                          -                                u32 number of records stored
+    UPDATE, STORE                   -                                u32 number of records stored
     COUNT                           -                                u64 records, u64 records with data
     the others                      -                                -
 
@@ -77,6 +77,7 @@ class Kind(IntEnum):
     COUNT = 14
     FORGET = 15
     STOP = 16
+    STORE = 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +149,19 @@ class Update:
 
 
 @dataclass(frozen=True, slots=True)
+class Store:
+    """Store each record unless `pnn` is dmaster of the one it would replace; then flush to disk."""
+
+    kind: ClassVar[Kind] = Kind.STORE
+    buffer: bytes
+    pnn: int
+    lmasters: tuple[int, ...] = ()
+
+    def pack(self) -> bytes:
+        return _STORE.pack(self.pnn, len(self.lmasters)) + _pack_map(self.lmasters) + self.buffer
+
+
+@dataclass(frozen=True, slots=True)
 class VacuumScan:
     """Keys and headers of the empty records whose dmaster is `pnn`."""
 
@@ -169,7 +183,7 @@ class Plain:
         return b""
 
 
-Task = Traverse | Pull | Push | Update | VacuumScan | Plain
+Task = Traverse | Pull | Push | Update | Store | VacuumScan | Plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,10 +308,13 @@ def _unpack_task(kind: Kind, body: bytes) -> Task:
             lmaster, limit, size = _unpack(_PULL, body)
             lmasters, _ = _unpack_map(body, _PULL.size, size)
             return Pull(lmaster, lmasters, limit)
-        case Kind.PUSH | Kind.UPDATE:
+        case Kind.PUSH | Kind.UPDATE | Kind.STORE:
             pnn, size = _unpack(_STORE, body)
             lmasters, at = _unpack_map(body, _STORE.size, size)
-            return (Push if kind is Kind.PUSH else Update)(body[at:], pnn, lmasters)
+            made: type[Push] | type[Update] | type[Store] = Push
+            if kind is not Kind.PUSH:
+                made = Update if kind is Kind.UPDATE else Store
+            return made(body[at:], pnn, lmasters)
         case Kind.VACUUM_SCAN:
             return VacuumScan(*_unpack(_SCAN, body))
         case _:

@@ -11,6 +11,7 @@ from ctdbpy.errors import StoreError
 from ctdbpy.store import bulk, jobs
 from ctdbpy.store.jobs import Database, Kind, Task
 from ctdbpy.store.tdb import Tdb
+from ctdbpy.wire.records import RecBuffer
 
 
 class WrongState(StoreError):
@@ -74,8 +75,24 @@ class Session:
                     lmasters=task.lmasters,
                 )
                 return jobs.pack_count(stored)
+            case jobs.Store():
+                return jobs.pack_count(self._store(task))
             case jobs.Plain():
                 return self._plain(task.kind)
+
+    def _store(self, task: jobs.Store) -> int:
+        stored = 0
+        for record in RecBuffer.unpack(task.buffer).records:
+            self.tdb.chainlock(record.key)
+            try:
+                held = self.tdb.read_header(record.key)
+                if held is None or held[1] != task.pnn:
+                    self.tdb.store(record.key, record.data)
+                    stored += 1
+            finally:
+                self.tdb.chainunlock(record.key)
+        self.tdb.sync()
+        return stored
 
     def _walk(self, walk: bulk.Walk) -> Generator[bytes, None, bytes]:
         with self._marked():
