@@ -78,7 +78,7 @@ def _detach(rooms: Rooms, request: Request, database: Database) -> Reply:
 
 
 def _is_file_name(name: str) -> bool:
-    return bool(name) and "/" not in name and name not in (".", "..") and len(name.encode()) <= 200
+    return bool(name) and "/" not in name and name not in (".", "..") and len(Str0.pack(name)) <= 200
 
 
 # -- what there is --------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from ctdbpy.core.inputs import (
 )
 from ctdbpy.core.node import Node
 from ctdbpy.core.ports import Busy
-from ctdbpy.core.state import NodeConfig
+from ctdbpy.core.state import NodeConfig, State
 from ctdbpy.errors import StoreError
 from ctdbpy.wire.constants import (
     BROADCASTS,
@@ -40,8 +40,10 @@ from ctdbpy.wire.constants import (
     Capability,
     ControlFlag,
     DbFlag,
+    NodeFlag,
     RecordFlag,
     RecoveryMode,
+    RunState,
     TdbFlag,
 )
 from ctdbpy.wire.controls import Control
@@ -193,6 +195,9 @@ class FakeRecords:
     def packets_from(self, pnn: int) -> int:
         return self.packets.get(pnn, 0)
 
+    def new_merge(self, db_id: int, leader: int, is_volatile: bool) -> FakeMerge:
+        return FakeMerge(db_id, leader, is_volatile)
+
     def register_srvid(self, client_id: int, srvid: int) -> None:
         self.srvids.setdefault(client_id, []).append(srvid)
 
@@ -254,6 +259,40 @@ class FakeRecords:
     def reset_counters(self) -> None:
         self.resets += 1
         self.counted = {}
+
+
+class FakeMerge:
+    """`core.ports.Merge` on a dictionary: the highest rsn wins, empty records are left out."""
+
+    def __init__(self, db_id: int, leader: int, is_volatile: bool) -> None:
+        self.db_id = db_id
+        self.leader = leader
+        self.is_volatile = is_volatile
+        self.records: dict[bytes, RecData] = {}
+
+    def add(self, buffer: bytes, pnn: int) -> int:
+        received = RecBuffer.unpack(buffer)
+        for record in received.records:
+            old = self.records.get(record.key)
+            if old is None or record.header.rsn > old.header.rsn:
+                self.records[record.key] = record
+        return len(received.records)
+
+    def take(self, limit: int) -> tuple[bytes, int]:
+        taken: list[RecData] = []
+        size = 0
+        while self.records and size < limit:
+            key = next(iter(self.records))
+            record = self.records.pop(key)
+            if not record.value and self.is_volatile:
+                continue
+            header = record.header
+            if self.is_volatile:
+                flags = header.flags | RecordFlag.MIGRATED_WITH_DATA
+                header = RecordHeader(header.rsn, self.leader, 0, flags)
+            taken.append(RecData.of(key, header, record.value))
+            size += len(record.data)
+        return RecBuffer(self.db_id, tuple(taken)).pack(), len(taken)
 
 
 class CountingEntropy:
@@ -410,6 +449,21 @@ class Harness:
         """Let the node lead and recover again."""
         self.node.state.capabilities |= Capability.RECMASTER
         return self.give(TimeElapsed())
+
+    def running_with_all(self) -> State:
+        """Put one of several nodes into a running cluster: linked nodes are in its map, another leads."""
+        state = self.node.state
+        lmasters = tuple(node.pnn for node in state.nodes if node.is_connected)
+        for node in state.nodes:
+            if node.is_connected:
+                state.set_flags(node.pnn, NodeFlag(0), "a test")
+        state.capabilities &= ~Capability.RECMASTER
+        state.runstate = RunState.RUNNING
+        state.set_map(self.entropy.generation(), lmasters)
+        state.set_recmode(RecoveryMode.NORMAL, "a test")
+        self.give(TimeElapsed())
+        self.effects.clear()
+        return state
 
     def connect(self, client_id: int = 7, pid: int = 4711) -> int:
         """A local program."""
