@@ -60,8 +60,8 @@ class Recovery:
     async def _databases(self, rebuild: Rebuild, nodes: list[int], generation: int) -> None:
         """Bring every database to the new generation."""
         state = self._state
-        if nodes == [state.pnn]:
-            # Alone, our copy is the only one: there is nothing to merge, records stay as they are.
+        if nodes == [state.pnn] and not state.had_company:
+            # Alone since the start, our copy is the only one and we own every record: nothing to merge.
             for database in list(state.databases.values()):
                 state.set_db_generation(database, generation)
             frozen = [each.db_id for each in state.databases.values() if each.freeze is not Freeze.THAWED]
