@@ -23,6 +23,8 @@ from ctdbpy.store.lockwaits import Op, WaitAnswer, WaitRequest, take_answer
 
 WAITERS_MAX: Final = 32
 WAITERS_KEPT: Final = 2
+#: Id of requests whose answer nobody waits for. Locks count up from 1, a release has 0.
+FORGET_ID: Final = 0xFFFFFFFF
 
 
 @dataclass(slots=True)
@@ -72,6 +74,18 @@ class LockWaiters:
         if (db_id, key) in self._queue:
             self._queue.remove((db_id, key))
 
+    def forget(self, db_id: int) -> None:
+        """Have every waiter close a database's file, before it is detached."""
+        tdb = self._engine.tdb(db_id)
+        self._queue = deque(wanted for wanted in self._queue if wanted[0] != db_id)
+        for waiter in list(self._waiters):
+            if waiter.wanted is not None and waiter.wanted[0] == db_id:
+                # It may wait in there for ever.
+                self._waiters.remove(waiter)
+                self._end(waiter)
+            else:
+                self._send(waiter, WaitRequest(FORGET_ID, Op.FORGET, tdb.flags, tdb.path))
+
     # -- one waiter -----------------------------------------------------------------
 
     def _start_one(self) -> _Waiter | None:
@@ -95,7 +109,7 @@ class LockWaiters:
     def _ask(self, waiter: _Waiter, db_id: int, key: bytes) -> None:
         waiter.wanted = (db_id, key)
         waiter.request_id = self._next_id
-        self._next_id += 1
+        self._next_id = self._next_id % (FORGET_ID - 1) + 1
         tdb = self._engine.tdb(db_id)
         self._send(waiter, WaitRequest(waiter.request_id, Op.CHAIN, tdb.flags, tdb.path, key))
 
@@ -122,6 +136,8 @@ class LockWaiters:
             self._answered(waiter, answer)
 
     def _answered(self, waiter: _Waiter, answer: WaitAnswer) -> None:
+        if answer.id == FORGET_ID:
+            return
         if waiter.is_releasing:
             waiter.is_releasing = False
         elif waiter.wanted is not None and answer.id == waiter.request_id:

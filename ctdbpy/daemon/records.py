@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,8 @@ class LocalRecords(Engine):
         self._layout = layout
         self._flags: dict[int, DbFlag] = {}
         self._names: dict[int, str] = {}
+        #: Told of each database that is about to be detached: whoever else has its file open closes it.
+        self.on_detach: list[Callable[[int], None]] = []
         self.lmasters: tuple[int, ...] = ()
 
     def set_map(self, generation: int, lmasters: tuple[int, ...]) -> None:
@@ -72,7 +75,17 @@ class LocalRecords(Engine):
         self.set_db_flags(db_id, flags)
 
     def detach(self, db_id: int) -> None:
-        """Close and forget a database."""
+        """Close and forget a database, and whatever helpers of ours have open of it."""
+        for tell in self.on_detach:
+            tell(db_id)
+        tdb = self.tdb(db_id)
+        # Emptied now: the helpers close it in their own time, and until then libtdb would not clear it
+        # for the next one who attaches it, who must find it empty.
+        if tdb.lockall_nonblock():
+            try:
+                tdb.wipe_all()
+            finally:
+                tdb.unlockall()
         super().detach(db_id)
         self._names.pop(db_id, None)
         self._flags.pop(db_id, None)

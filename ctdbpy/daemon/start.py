@@ -193,6 +193,7 @@ class _Start:
             pnn=self.pnn,
         )
         waiters = LockWaiters(records, children, log.warning)
+        records.on_detach += [workers.forget, waiters.forget]
         links = Links(
             node_listener,
             configuration.nodes[self.pnn].address,

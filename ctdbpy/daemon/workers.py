@@ -49,6 +49,8 @@ FETCH_RETRY_S: Final = 0.005
 FETCH_LIMIT_S: Final = 30.0
 READ_BYTES: Final = 1 << 18
 
+#: Id of a request whose answer nobody waits for; jobs count from 1.
+_NO_JOB: Final = 0
 _TRAVERSE: Final = struct.Struct("=IIB")
 _PULL: Final = struct.Struct("=II")
 _PLAIN: Final = {
@@ -142,6 +144,12 @@ class Workers:
             job = worker.jobs.pop(job_id, None)
             if job is not None:
                 self._write(worker, Request(job_id, self._database(job.db_id), Plain(Kind.STOP)).pack())
+
+    def forget(self, db_id: int) -> None:
+        """Have every worker close a database's file, before it is detached."""
+        request = Request(_NO_JOB, self._database(db_id), Plain(Kind.FORGET)).pack()
+        for worker in self._workers:
+            self._write(worker, request)
 
     def _fetch(self, job: StartJob, limit_s: float) -> None:
         """Read one record as soon as nobody holds its chain; no process is needed for that."""
