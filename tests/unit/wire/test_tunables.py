@@ -94,8 +94,8 @@ def test_the_list_is_upstreams() -> None:
         RecoveryBanPeriod DatabaseHashSize DatabaseMaxDead RerecoveryTimeout EnableBans
         NoIPFailback VerboseMemoryNames RecdPingTimeout RecdFailCount LogLatencyMs
         RecLockLatencyMs RecoveryDropAllIPs VacuumInterval VacuumMaxRunTime RepackLimit
-        MaxQueueDropMsg AllowUnhealthyDBRead StatHistoryInterval DeferredAttachTO
-        VacuumFastPathCount AllowClientDBAttach FetchCollapse HopcountMakeSticky StickyDuration
+        VacuumFastPathCount MaxQueueDropMsg AllowUnhealthyDBRead StatHistoryInterval DeferredAttachTO
+        AllowClientDBAttach FetchCollapse HopcountMakeSticky StickyDuration
         StickyPindown NoIPTakeover DBRecordCountWarn DBRecordSizeWarn DBSizeWarn
         PullDBPreallocation LockProcessesPerDB RecBufferSizeLimit QueueBufferSize IPAllocAlgorithm
         AllowMixedVersions
