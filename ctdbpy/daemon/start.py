@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         configuration = load(Paths.from_environment(os.environ))
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return EXIT_CANNOT_START
     with ExitStack() as stack:
         try:
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 is_interactive=options.interactive,
             )
         except HostError as error:
-            print(error, file=sys.stderr)
+            sys.stderr.write(f"{error}\n")
             return EXIT_CANNOT_START
         stack.callback(logs.close)
         if logs.note:
@@ -122,7 +122,7 @@ def _run(configuration: Configuration, logs: Logs, stack: ExitStack) -> int:
         stack.callback(node_listener.close)
     except (HostError, StoreError) as error:
         log.error("%s", error)
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return code
     start = _Start(configuration, logs, pnn)
     layout = FileLayout(
@@ -141,7 +141,7 @@ def _run(configuration: Configuration, logs: Logs, stack: ExitStack) -> int:
             ended = runner.run(start.serve(records, poller, selector, listening, node_listener))
     except (HostError, StoreError) as error:
         log.error("%s", error)
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return EXIT_CANNOT_START
     log.log(NOTICE if ended.code == 0 else logging.ERROR, "ctdbpyd ends: %s", ended.reason)
     return ended.code
