@@ -101,6 +101,12 @@ class Cluster:
         (reply,) = harness.replies(harness.effects, reqid)
         return reply.status, reply.data
 
+    def release(self, pnn: int) -> None:
+        """Let a node's workers do what they were held back from."""
+        harness = self.nodes[pnn]
+        self._send_all(harness, harness.release_jobs())
+        self._deliver()
+
     def _deliver(self) -> None:
         while self._queue:
             pnn, happened = self._queue.popleft()
