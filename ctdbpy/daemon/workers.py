@@ -189,8 +189,9 @@ class Workers:
 
     def _database(self, db_id: int) -> Database:
         tdb = self._records.tdb(db_id)
+        # As they are now, not as it was opened: what counts changes (SEQNUM) must count the worker's, too.
         flags = self._records.flags(db_id)
-        return Database(tdb.path, tdb.open_flags, db_id, not flags & (DbFlag.PERSISTENT | DbFlag.REPLICATED))
+        return Database(tdb.path, tdb.flags, db_id, not flags & (DbFlag.PERSISTENT | DbFlag.REPLICATED))
 
     def _task(self, job: StartJob) -> Task:
         match job.kind:
