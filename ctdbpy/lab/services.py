@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ctdbpy.errors import LabError
-from ctdbpy.lab.lab import Lab
+from ctdbpy.lab.lab import HostProcess, Lab
 from ctdbpy.lab.waiting import wait_until
 
 FLAVOURS = ("debian", "ctdbpy")
@@ -52,6 +52,7 @@ class Cluster:
         self._public_addresses = list(public_addresses)
         self._tunables = dict(tunables or {})
         self._log_level = log_level
+        self._daemons: dict[str, HostProcess] = {}
         self._stale_pids: dict[str, int | None] = {}
 
     # --- life -------------------------------------------------------------------------------------
@@ -84,7 +85,7 @@ class Cluster:
         else:
             # Started bare it stays in the foreground, and says on stderr what it cannot yet say in its log.
             out = self.log(host).with_name("ctdbpyd.out")
-            self.lab.spawn(host, argv, out, env=environment, stay=self.lab.stays_up)
+            self._daemons[host] = self.lab.spawn(host, argv, out, env=environment, stay=self.lab.stays_up)
 
     def start_second(self, host: str) -> subprocess.CompletedProcess[str]:
         """Start one more daemon where one runs already, and return what it said when it gave up."""
@@ -186,7 +187,10 @@ class Cluster:
             return None
 
     def _check_running(self, host: str) -> None:
-        """A daemon that noted its pid and is gone will not become healthy: say so at once."""
+        """A daemon that is gone will not become healthy: say so at once."""
+        daemon = self._daemons.get(host)
+        if daemon is not None and daemon.poll() is not None:
+            raise LabError(f"cannot wait for the daemon of '{host}': it ended, exit code {daemon.returncode}")
         pid = self._noted_pid(host)
         if pid is not None and pid != self._stale_pids.get(host) and not _runs(self.lab, host, pid):
             raise LabError(f"cannot wait for the daemon of '{host}': process {pid} is gone")

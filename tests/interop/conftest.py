@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pytest
@@ -25,12 +25,12 @@ class Pair:
 
 
 @contextlib.contextmanager
-def pair_of(nodes: int = 1) -> Iterator[Pair]:
-    """Both flavours, started side by side and healthy."""
+def pair_of(nodes: int = 1, options: Mapping[str, str] | None = None) -> Iterator[Pair]:
+    """Both flavours, started side by side and healthy; `options` are for smb.conf."""
     with contextlib.ExitStack() as stack:
         stands = []
         for flavour in ("debian", OUR_FLAVOUR):
-            stand = Stand(flavour, nodes)
+            stand = Stand(flavour, nodes, options=options)
             stand.begin()
             stack.callback(stand.end)
             stands.append(stand)

@@ -6,6 +6,7 @@ A mask replaces as little as it can, so that layout, padding and every other num
 
 from __future__ import annotations
 
+import difflib
 import re
 
 _DAY = r"(?:Sun|Mon|Tue|Wed|Thu|Fri|Sat) (?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) [ \d]\d"
@@ -35,3 +36,13 @@ def masked(transcript: str) -> str:
 def outline(transcript: str) -> str:
     """The transcript with every number masked, its width kept: for counters and latencies."""
     return re.sub(r"\d+(?:\.\d+)?", lambda found: "#", re.sub(r" +(?=\d)", " ", masked(transcript)))
+
+
+def check_same(ours: str, debians: str) -> None:
+    """Fail with a diff, what ours says marked "+", unless two transcripts agree."""
+    lines = list(
+        difflib.unified_diff(debians.splitlines(), ours.splitlines(), "Debian's", "ours", lineterm="", n=6)
+    )
+    # Raised by hand: pytest cuts what a failing comparison shows.
+    if lines:
+        raise AssertionError("the transcripts differ\n" + "\n".join(lines))

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
-from ctdbpy.lab import Lab
+from ctdbpy.errors import LabError
+from ctdbpy.lab import HostProcess, Lab, wait_until
 from ctdbpy.lab.services import Cluster, Samba
 
 # Upstream's waits after a recovery and for an election only make the tests slow. Vacuuming would take empty
@@ -15,6 +17,30 @@ USER = "alice"
 PASSWORD = "Secret.1"
 LOGIN = f"{USER}%{PASSWORD}"
 _LINE_LIMIT_S = 60.0
+
+# For Debian's own Python, for which Debian's Samba has its modules.
+_LOGGED_IN = f"""
+import signal, sys
+from samba.credentials import Credentials
+from samba.samba3 import libsmb_samba_internal as libsmb, param
+settings = param.get_context()
+settings.load("/etc/samba/smb.conf")
+who = Credentials()
+who.guess(settings)
+who.set_username({USER!r})
+who.set_password({PASSWORD!r})
+connection = libsmb.Conn(sys.argv[1], "share", settings, creds=who)
+"""
+_HOLD = """
+handle = connection.create(sys.argv[2], DesiredAccess=3, ShareAccess=0, CreateDisposition=3)
+print("held", flush=True)
+signal.pause()
+"""
+_BUSY = """
+print("connected", flush=True)
+while True:
+    connection.close(connection.create(sys.argv[2], DesiredAccess=3, ShareAccess=7, CreateDisposition=3))
+"""
 
 
 class Stand:
@@ -54,6 +80,41 @@ class Stand:
         for host in self.lab.nodes:
             self.samba.start(host)
         self._serves = True
+
+    def hold(self, name: str, *, node: str = "n0") -> HostProcess:
+        """Start a client that has `name` open and shares it with nobody, until it is killed."""
+        log = self.lab.path("c0", "/tmp/hold.log")
+        log.unlink(missing_ok=True)
+        argv = ["/usr/bin/python3", "-c", _LOGGED_IN + _HOLD, f"{node}-pub", name]
+        holder = self.lab.spawn("c0", argv, log)
+
+        def holds() -> bool:
+            if holder.poll() is not None:
+                raise LabError(f"cannot hold '{name}' open: {log.read_text()}")
+            return "held" in log.read_text()
+
+        wait_until(f"'{name}' is held", holds, timeout_s=20)
+        return holder
+
+    def keep_busy(self, name: str) -> HostProcess:
+        """Start a client that opens and closes `name` as fast as it can: smbd locks its record each time."""
+        log = self.lab.path("c0", "/tmp/busy.log")
+        log.unlink(missing_ok=True)
+        client = self.lab.spawn("c0", ["/usr/bin/python3", "-c", _LOGGED_IN + _BUSY, "n0-pub", name], log)
+        wait_until("the client is connected", lambda: "connected" in log.read_text(), timeout_s=20)
+        return client
+
+    def torture(self, suite: str, *options: str) -> HostProcess:
+        """Start an smbtorture suite; its verdicts are read with `verdicts` when it has ended."""
+        log = self.lab.path("c0", f"/tmp/{suite}.log")
+        log.unlink(missing_ok=True)
+        return self.lab.spawn("c0", ["smbtorture", "//n0-pub/share", "-U", LOGIN, *options, suite], log)
+
+    def verdicts(self, suite: str) -> dict[str, str]:
+        """success, failure, error or skip for each test of a suite that has ended."""
+        said = self.lab.path("c0", f"/tmp/{suite}.log").read_text(errors="replace")
+        found = re.findall(r"^(success|failure|error|skip): (\S+)", said, re.MULTILINE)
+        return {test: verdict for verdict, test in found}
 
     def end(self) -> None:
         """Take it all down."""

@@ -10,27 +10,10 @@ import pytest
 
 from ctdbpy.lab import wait_until
 from tests.interop.conftest import OUR_FLAVOUR
-from tests.interop.masks import masked
-from tests.interop.stand import PASSWORD, USER, Stand
+from tests.interop.masks import check_same, masked
+from tests.interop.stand import USER, Stand
 
 _HOLDING_TRIES = 2000
-
-# Opens and closes one file as fast as it can: smbd locks the file's record each time.
-BUSY = f"""
-import sys
-from samba.credentials import Credentials
-from samba.samba3 import libsmb_samba_internal as libsmb, param
-settings = param.get_context()
-settings.load("/etc/samba/smb.conf")
-who = Credentials()
-who.guess(settings)
-who.set_username({USER!r})
-who.set_password({PASSWORD!r})
-connection = libsmb.Conn("n0-pub", "share", settings, creds=who)
-print("connected", flush=True)
-while True:
-    connection.close(connection.create("busy.txt", DesiredAccess=3, ShareAccess=7, CreateDisposition=3))
-"""
 
 # Says which value was committed last; the next one may or may not be.
 COUNT = """
@@ -79,16 +62,14 @@ def test_a_shutdown_and_a_new_start_say_the_same(both: tuple[Stand, Stand]) -> N
         stand.cluster.start("n0")
         stand.cluster.wait_healthy()
         said.append(masked(before + stand.converse(AFTERWARDS)))
-    assert said[0] == said[1]
+    check_same(*said)
     assert "! Failed to connect to CTDB daemon (/run/ctdb/ctdbd.socket)" in said[0]
     assert "$ ctdb pfetch kept.tdb key\nvalue\n" in said[0]
 
 
 def test_an_smbd_killed_while_it_holds_a_record_lock_leaves_the_database_usable(fresh: Stand) -> None:
     fresh.serve()
-    log = fresh.lab.path("c0", "/tmp/busy.log")
-    fresh.lab.spawn("c0", ["/usr/bin/python3", "-c", BUSY], log)
-    wait_until("the client is connected", lambda: "connected" in log.read_text(), timeout_s=20)
+    fresh.keep_busy("busy.txt")
     status = fresh.lab.run("n0", ["smbstatus", "-p"], timeout_s=30).stdout
     session = re.search(rf"^(?:0:)?(\d+) +{USER} ", status, re.MULTILINE)
     assert session, status

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ctdbpy.lab import HostProcess, wait_until
+from ctdbpy.lab import wait_until
 from tests.interop.conftest import Pair
-from tests.interop.masks import masked
-from tests.interop.stand import LOGIN, PASSWORD, USER, Stand
+from tests.interop.masks import check_same, masked
+from tests.interop.stand import USER, Stand
 
 FILES = 1000
 # Empty, tiny, around a block, around what smbclient sends at once, and larger.
@@ -21,25 +21,6 @@ SIZES = (0, 1, 511, 512, 4095, 4096, 4097, 65535, 65536, 65537, 200_000, 1_000_0
 
 SUITES = {"smb2.read": 5, "smb2.lock": 20, "smb2.oplock": 40}
 _SUITE_LIMIT_S = 300
-
-# Holds a file open, and the session with it, until it is killed.
-HOLD = f"""
-import sys
-from samba.credentials import Credentials
-from samba.samba3 import libsmb_samba_internal as libsmb, param
-settings = param.get_context()
-settings.load("/etc/samba/smb.conf")
-who = Credentials()
-who.guess(settings)
-who.set_username({USER!r})
-who.set_password({PASSWORD!r})
-connection = libsmb.Conn(sys.argv[1], "share", settings, creds=who)
-handle = connection.create(sys.argv[2], DesiredAccess=3, ShareAccess=0, CreateDisposition=3)
-print("held", flush=True)
-sys.stdin.close()
-import signal
-signal.pause()
-"""
 
 REGISTRY = [
     r"printf '[global]\n\tserver string = from the registry\n' >/tmp/import",
@@ -113,12 +94,12 @@ def test_a_thousand_files_of_mixed_sizes_come_back_as_they_went(served: Pair) ->
 def test_smbstatus_shows_sessions_shares_and_open_files(served: Pair) -> None:
     shown = []
     for stand in (served.ours, served.debian):
-        holder = _hold(stand, "held.txt")
+        holder = stand.hold("held.txt")
         shown.append(_smbstatus(stand))
         holder.kill()
         gone = "nobody holds a file"
         wait_until(gone, lambda stand=stand: "held.txt" not in _smbstatus(stand), timeout_s=10)  # type: ignore[misc]
-    assert shown[0] == shown[1]
+    check_same(*shown)
     assert re.search(rf"^<id> +{USER} ", shown[0], re.MULTILINE), "the session"
     assert re.search(r"^share +<id> +10\.78\.0\.101 ", shown[0], re.MULTILINE), "the share"
     assert re.search(r"DENY_ALL .* /cluster/share +held\.txt ", shown[0]), "the open file"
@@ -150,8 +131,8 @@ def test_the_daemon_knows_smbd_as_a_process(served: Pair) -> None:
 
 
 def test_the_registry_database_says_the_same(served: Pair) -> None:
-    ours = masked(served.ours.converse(REGISTRY))
-    assert ours == masked(served.debian.converse(REGISTRY))
+    ours, debians = (masked(stand.converse(REGISTRY)) for stand in (served.ours, served.debian))
+    check_same(ours, debians)
     assert 'Value      = "changed"' in ours
 
 
@@ -167,7 +148,8 @@ def test_a_share_from_the_registry_is_served(served: Pair) -> None:
 
 
 def test_the_user_database_says_the_same(served: Pair) -> None:
-    assert masked(served.ours.converse(USERS)) == masked(served.debian.converse(USERS))
+    ours, debians = (masked(stand.converse(USERS)) for stand in (served.ours, served.debian))
+    check_same(ours, debians)
 
 
 def test_a_user_logs_in_with_the_right_password_only(served: Pair) -> None:
@@ -194,13 +176,9 @@ def test_samba_opened_the_same_databases(served: Pair) -> None:
 @pytest.mark.timeout(_SUITE_LIMIT_S + 60)
 @pytest.mark.parametrize("suite", SUITES)
 def test_smbtorture_gives_the_same_verdicts(served: Pair, suite: str) -> None:
-    runs = []
-    for stand in (served.ours, served.debian):
-        log = stand.lab.path("c0", f"/tmp/{suite}")
-        runs.append((stand.lab.spawn("c0", ["smbtorture", "//n0-pub/share", "-U", LOGIN, suite], log), log))
-    for process, _log in runs:
-        process.wait(timeout_s=_SUITE_LIMIT_S)
-    ours, debians = (_verdicts(log) for _process, log in runs)
+    for run in [stand.torture(suite) for stand in (served.ours, served.debian)]:
+        run.wait(timeout_s=_SUITE_LIMIT_S)
+    ours, debians = served.ours.verdicts(suite), served.debian.verdicts(suite)
     assert ours == debians
     assert len(ours) >= SUITES[suite]
     assert list(ours.values()).count("success") >= SUITES[suite] - 5
@@ -214,28 +192,8 @@ def _sums(folder: Path) -> dict[str, str]:
     }
 
 
-def _hold(stand: Stand, name: str) -> HostProcess:
-    """A client that has `name` open and shares it with nobody."""
-    log = stand.lab.path("c0", "/tmp/hold.log")
-    log.unlink(missing_ok=True)
-    # Debian's Python, for which Debian's Samba has its modules.
-    holder = stand.lab.spawn("c0", ["/usr/bin/python3", "-c", HOLD, "n0-pub", name], log)
-
-    def holds() -> bool:
-        assert holder.poll() is None, log.read_text()
-        return "held" in log.read_text()
-
-    wait_until(f"'{name}' is held", holds, timeout_s=20)
-    return holder
-
-
 def _smbstatus(stand: Stand) -> str:
     said = stand.lab.run("n0", ["smbstatus"], timeout_s=30).stdout
     said = re.sub(r"(?m)^(0:)?\d+ +(?=\S)", "<id> ", said)
     said = re.sub(r"(?<=^share) +(0:)?\d+ +", " <id> ", said, flags=re.MULTILINE)
     return re.sub(r":\d+\)", ":<port>)", masked(said))
-
-
-def _verdicts(log: Path) -> dict[str, str]:
-    found = re.findall(r"^(success|failure|error|skip): (\S+)", log.read_text(errors="replace"), re.MULTILINE)
-    return {test: verdict for verdict, test in found}
