@@ -52,6 +52,7 @@ cdef class Connections:
                          uint32_t destnode, uint32_t srcnode) noexcept nogil
     cdef char *packet_to_node(self, uint32_t pnn, uint32_t operation, size_t n, uint32_t reqid,
                               uint32_t srcnode) noexcept nogil
+    cdef cbool reachable(self, uint32_t pnn) noexcept nogil
     cdef void forward(self, uint32_t pnn, const char *packet, size_t n) noexcept nogil
     cdef void sent(self, Conn *conn, size_t n) noexcept nogil
     cdef void upcall(self, int kind, uint32_t a, uint64_t b, const char *p, size_t n) noexcept nogil

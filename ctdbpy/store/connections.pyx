@@ -12,6 +12,7 @@ Source: ctdb protocol header, 32 bytes in host order; lengths are padded to 8 on
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
+from libcpp cimport bool as cbool
 from libcpp.string cimport string
 
 from ctdbpy.store.engine_types cimport (
@@ -60,6 +61,7 @@ cdef class Connections:
         conn.dirty = conn.blocked = conn.closing = False
         conn.packets_in = 0
         conn.waiting = 0
+        conn.waiting_bytes = 0
         return conn
 
     cdef Conn *client(self, uint32_t client_id) noexcept nogil:
@@ -206,6 +208,14 @@ cdef class Connections:
             self.counters.dropped += 1
             return NULL
         return self.packet_to(self.slots[self.links_out[pnn]], operation, n, reqid, pnn, srcnode)
+
+    cdef cbool reachable(self, uint32_t pnn) noexcept nogil:
+        """True if a packet to this node would be sent now."""
+        if pnn == self.pnn:
+            return True
+        if pnn >= self.links_out.size() or self.links_out[pnn] < 0:
+            return False
+        return not self.slots[self.links_out[pnn]].closing
 
     cdef void forward(self, uint32_t pnn, const char *packet, size_t n) noexcept nogil:
         """Send a whole packet on, its header kept but for destnode, generation and padding."""

@@ -3,12 +3,10 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from ctdbpy.store.delegation cimport Delegation
-from ctdbpy.store.engine_types cimport Conn, Db
+from ctdbpy.store.engine_types cimport Conn
+from ctdbpy.store.port cimport RecordsPort
 
-cdef class Engine(Delegation):
-    cdef dict tdbs          # db_id -> Tdb: keeps the handles open that the C++ side points to
-    cdef dict trackings     # db_id -> Tdb of the read-only tracking file
+cdef class Engine(RecordsPort):
     cdef void advance(self) noexcept nogil
     cdef void fill_control(self, char *p, uint32_t opcode, uint64_t srvid, uint32_t client_id, uint32_t flags,
                            uint32_t datalen) noexcept nogil
@@ -18,6 +16,3 @@ cdef class Engine(Delegation):
     cdef feed_conn(self, Conn *conn, bytes data)
     cdef bytes take_conn(self, Conn *conn)
     cdef reply(self, Conn *conn, uint32_t reqid, int status, bytes data, bytes error)
-    cdef unpark_all(self)
-    cdef thawed(self, Db *db)
-    cdef Db *need(self, uint32_t db_id) except NULL

@@ -11,25 +11,15 @@ name or clock.
 
 import struct
 
-from cython.operator cimport dereference, preincrement
+from cython.operator cimport dereference
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
-from libcpp cimport bool as cbool
-from libcpp.string cimport string
-from libcpp.vector cimport vector
 
-from ctdbpy.errors import StoreError
-from ctdbpy.store.connections cimport UPCALL_LOCK_DROPPED
-from ctdbpy.store.delegation cimport Delegation
 from ctdbpy.store.engine_types cimport (
-    CONN_CLIENT, CONN_LINK_IN, CONN_LINK_OUT, Conn, Counters, Db, DbStats, Header, KeyWait, Latency, Traverse, Upcall, load32, store32,
-    store64,
+    CONN_CLIENT, CONN_LINK_IN, CONN_LINK_OUT, Conn, Db, KeyWait, Traverse, Upcall, load32, store32, store64,
 )
-from ctdbpy.store.libtdb cimport (
-    TDB_DATA, tdb_chainlock_mark, tdb_chainlock_nonblock, tdb_chainlock_unmark, tdb_chainunlock, tdb_delete,
-    tdb_enable_seqnum, tdb_get_flags, tdb_get_seqnum, tdb_increment_seqnum_nonblock,
-)
-from ctdbpy.store.tdb cimport Tdb
+from ctdbpy.store.libtdb cimport TDB_DATA, tdb_chainlock_mark, tdb_chainlock_unmark
+from ctdbpy.store.port cimport RecordsPort
 
 # Kinds of upcall, first item of each tuple that `take_upcalls` returns; then two numbers and bytes.
 CLIENT_CONTROL = 1    # client_id, 0, packet
@@ -42,30 +32,18 @@ LOCK_WAIT = 7         # db_id, 0, key: have a waiter process take this chain loc
 COMPLAINT = 8         # db_id, pnn, what
 KEEPALIVE = 9         # pnn, 0, packet
 TRAVERSE_END = 10     # traverse id, pnn
-REVOKE = 11           # db_id, 0, record to revoke
+REVOKE = 11           # db_id, generation, what `unpack_revoke` understands: have copies come back, then `revoked`
 LOCK_DROPPED = 12     # db_id, 0, key: the waiter process is not needed any more
 
-NODE_OPERATIONS = (
-    "req_call", "reply_call", "req_dmaster", "reply_dmaster", "reply_error", "req_message", "", "req_control",
-    "reply_control", "", "req_tunnel",
-)
-# A call as a client would send it: the header, then flags, db_id, callid, hop count, lengths of key and data.
-VACUUM_CALL = struct.Struct("=14I")
-CLIENT_OPERATIONS = {0: "req_call", 5: "req_message", 7: "req_control", 10: "req_tunnel"}
-
 cdef enum:
-    OP_MESSAGE = 5
     OP_REQ_CONTROL = 7
     OP_REPLY_CONTROL = 8
     OP_KEEPALIVE = 9
     CONTROL_DATA = 60
     REPLY_CONTROL_DATA = 44
-    MESSAGE_DATA = 44
     RECORD_DATA = 16
     CONTROL_TRAVERSE_DATA = 22
     CONTROL_NOREPLY = 1
-    NODE_INACTIVE = 0x39
-    HEADER_BYTES = 24
 
 
 cdef inline TDB_DATA as_data(bytes value):
@@ -75,31 +53,20 @@ cdef inline TDB_DATA as_data(bytes value):
     return data
 
 
-cdef tuple latency_tuple(Latency *latency):
-    return (latency.num, latency.min, latency.max, latency.total)
+def unpack_revoke(bytes data not None):
+    """(key, pnns of the nodes that have a copy, rec_buffer that each of them must store) of an upcall REVOKE."""
+    keylen, count = struct.unpack_from("=II", data)
+    nodes = struct.unpack_from(f"={count}I", data, 8 + keylen)
+    return data[8:8 + keylen], nodes, data[8 + keylen + 4 * count:]
 
 
-cdef class Engine(Delegation):
+cdef class Engine(RecordsPort):
     """One node's records, messages and connections."""
 
     def __init__(self, uint32_t pnn):
         self.pnn = pnn
-        self.tdbs = {}
-        self.trackings = {}
-        self.recovering = True
-        self.fetch_collapse = True
-        self.hopcount_make_sticky = 50
-        self.sticky_us = 600 * 1000000
-        self.pindown_us = 200 * 1000
-        self.hold_us = 500
 
-    def __dealloc__(self):
-        it = self.dbs.begin()
-        while it != self.dbs.end():
-            del dereference(it).second
-            preincrement(it)
-
-    # -- the pump's side ---------------------------------------------------------
+    # -- the pump's side ---------------------------------------------------------------------
 
     cdef void advance(self) noexcept nogil:
         """Everything due now: timers, packets to oneself, slots to free."""
@@ -108,10 +75,15 @@ cdef class Engine(Delegation):
 
     def run(self, double now_s):
         """One turn at a given time, for pumps that move bytes themselves."""
-        self.now_us = <uint64_t>(now_s * 1e6)
+        cdef size_t i
+        # Rounded: `deadline_s` given back must not come out a microsecond early.
+        self.now_us = <uint64_t>(now_s * 1e6 + 0.5)
         with nogil:
             self.advance()
             self.release()
+            for i in range(self.dirty.size()):
+                self.slots[self.dirty[i]].dirty = False
+            self.dirty.clear()
 
     @property
     def deadline_s(self):
@@ -165,6 +137,9 @@ cdef class Engine(Delegation):
     cdef feed_conn(self, Conn *conn, bytes data):
         if conn == NULL or conn.closing:
             return
+        if conn.kind == CONN_LINK_OUT:
+            self.end(conn, b"data on the outgoing side of a link")
+            return
         cdef char *room = conn.inbound.reserve(len(data))
         if room == NULL:
             self.end(conn, b"out of memory for what it sends")
@@ -172,11 +147,11 @@ cdef class Engine(Delegation):
         memcpy(room, <char *>data, len(data))
         self.received(conn, len(data))
 
-    def feed_client(self, uint32_t client_id, bytes data):
+    def feed_client(self, uint32_t client_id, bytes data not None):
         """Bytes that a client sent, in any portions."""
         self.feed_conn(self.client(client_id), data)
 
-    def feed_link(self, uint32_t link_id, bytes data):
+    def feed_link(self, uint32_t link_id, bytes data not None):
         """Bytes that a node sent, in any portions."""
         self.feed_conn(self.link(link_id), data)
 
@@ -211,7 +186,7 @@ cdef class Engine(Delegation):
             self.upcalls.pop_front()
         return taken
 
-    def lock_granted(self, uint32_t db_id, bytes key):
+    def lock_granted(self, uint32_t db_id, bytes key not None):
         """A waiter process holds this chain lock for us: handle what waits for it.
 
         The lock is borrowed for the time of this call; the waiter may let go afterwards.
@@ -225,13 +200,13 @@ cdef class Engine(Delegation):
         if it == db.waits.end():
             return
         wait = dereference(it).second
+        self.lock_dropped(db, wait)
         tdb_chainlock_mark(db.tdb, as_data(key))
-        wait.asked = False
         with nogil:
             self.run_wait(db, wait)
         tdb_chainlock_unmark(db.tdb, as_data(key))
 
-    def lock_failed(self, uint32_t db_id, bytes key):
+    def lock_failed(self, uint32_t db_id, bytes key not None):
         """No waiter process could be had for this key: keep trying here."""
         cdef Db *db = self.db(db_id)
         if db == NULL:
@@ -241,9 +216,9 @@ cdef class Engine(Delegation):
         self.keybuf = key
         it = db.waits.find(self.keybuf)
         if it != db.waits.end():
-            dereference(it).second.asked = False
+            self.lock_dropped(db, dereference(it).second)
 
-    # -- packets that the core sends ------------------------------------------------
+    # -- packets that the core sends ---------------------------------------------------------
 
     cdef reply(self, Conn *conn, uint32_t reqid, int status, bytes data, bytes error):
         cdef size_t datalen = len(data), errorlen = len(error)
@@ -318,214 +293,7 @@ cdef class Engine(Delegation):
         """End `listen_for_core`."""
         self.core_srvids.erase(srvid)
 
-    # -- core.ports.Records: the cluster ----------------------------------------------
-
-    def set_map(self, uint32_t generation, tuple lmasters):
-        cdef cbool changed = generation != self.generation
-        self.generation = generation
-        self.lmasters.clear()
-        for pnn in lmasters:
-            self.lmasters.push_back(pnn)
-        if changed:
-            self.restart_calls()
-
-    def set_nodes(self, tuple flags):
-        self.node_flags.clear()
-        for flag in flags:
-            self.node_flags.push_back(flag)
-        while self.links_out.size() < self.node_flags.size():
-            self.links_out.push_back(-1)
-        self.inactive = self.pnn < self.node_flags.size() and self.node_flags[self.pnn] & NODE_INACTIVE
-
-    def set_tunables(self, tuple values):
-        for name, value in values:
-            if name == "FetchCollapse":
-                self.fetch_collapse = value != 0
-            elif name == "HopcountMakeSticky":
-                self.hopcount_make_sticky = value
-            elif name == "StickyDuration":
-                self.sticky_us = value * 1000000
-            elif name == "StickyPindown":
-                self.pindown_us = value * 1000
-            elif name == "RecordHoldUs":
-                self.hold_us = value
-
-    def set_recovery(self, cbool active):
-        cdef cbool ended = self.recovering and not active
-        self.recovering = active
-        if ended:
-            self.unpark_all()
-
-    cdef unpark_all(self):
-        cdef vector[uint32_t] ids
-        cdef size_t i
-        it = self.dbs.begin()
-        while it != self.dbs.end():
-            ids.push_back(dereference(it).first)
-            preincrement(it)
-        for i in range(ids.size()):
-            self.thawed(self.db(ids[i]))
-
-    cdef thawed(self, Db *db):
-        """Repeat parked calls if the database serves now."""
-        if db != NULL and not self.not_serving(db):
-            self.unpark(db)
-
-    # -- core.ports.Records: databases ----------------------------------------------------
-
-    cdef Db *need(self, uint32_t db_id) except NULL:
-        cdef Db *db = self.db(db_id)
-        if db == NULL:
-            raise StoreError(f"cannot use database 0x{db_id:08x}: it is not attached")
-        return db
-
-    def attach_tdb(self, uint32_t db_id, int flags, Tdb tdb):
-        """Serve records from an open TDB; the engine keeps it until `detach`."""
-        cdef Db *db
-        if self.db(db_id) != NULL:
-            raise StoreError(f"cannot attach database 0x{db_id:08x}: it is attached already")
-        db = new Db()
-        db.db_id = db_id
-        db.flags = flags
-        db.tdb = tdb.ctx
-        db.generation = self.generation
-        self.tdbs[db_id] = tdb
-        self.dbs[db_id] = db
-
-    def detach(self, uint32_t db_id):
-        """Forget a database; its waiting calls are dropped, its TDB is closed."""
-        cdef Db *db = self.need(db_id)
-        cdef KeyWait *wait
-        cdef size_t i
-        for i in range(self.pending.size()):
-            if self.pending[i].used and self.pending[i].db_id == db_id:
-                self.free_pending((self.pending[i].turn << 20) | <uint32_t>i)
-        it = db.waits.begin()
-        while it != db.waits.end():
-            wait = dereference(it).second
-            self.unschedule(wait)
-            if wait.asked:
-                self.upcall(UPCALL_LOCK_DROPPED, db_id, 0, wait.key.data(), wait.key.size())
-            del wait
-            preincrement(it)
-        self.dbs.erase(db_id)
-        del db
-        self.tdbs.pop(db_id).close()
-        tracking = self.trackings.pop(db_id, None)
-        if tracking is not None:
-            tracking.close()
-
-    def tdb(self, uint32_t db_id):
-        """The open TDB of a database; StoreError if it is not attached."""
-        self.need(db_id)
-        return self.tdbs[db_id]
-
-    def set_flags(self, uint32_t db_id, int flags, Tdb tracking=None):
-        """Set the database flags; read-only needs the TDB that tracks who holds copies."""
-        cdef Db *db = self.need(db_id)
-        db.flags = flags
-        if tracking is not None:
-            self.trackings[db_id] = tracking
-            db.tracking = tracking.ctx
-
-    def set_db_generation(self, uint32_t db_id, uint32_t generation):
-        cdef Db *db = self.need(db_id)
-        db.generation = generation
-        self.thawed(db)
-
-    def set_frozen(self, uint32_t db_id, cbool frozen):
-        cdef Db *db = self.need(db_id)
-        db.frozen = frozen
-        self.thawed(db)
-
-    def try_fetch(self, uint32_t db_id, bytes key):
-        """(True, record or None), or (False, None) when the chain is locked."""
-        cdef Db *db = self.need(db_id)
-        cdef Header header
-        cdef char *p = key
-        cdef object found = None
-        if not self.lock(db, p, <uint32_t>len(key)):
-            return False, None
-        if self.read(db, p, <uint32_t>len(key), &header):
-            found = self.record.data()[:self.record.size()]
-        self.unlock(db, p, <uint32_t>len(key))
-        return True, found
-
-    def tdb_seqnum(self, uint32_t db_id):
-        return <uint32_t>tdb_get_seqnum(self.need(db_id).tdb)
-
-    def enable_seqnum(self, uint32_t db_id):
-        tdb_enable_seqnum(self.need(db_id).tdb)
-
-    def bump_seqnum(self, uint32_t db_id):
-        tdb_increment_seqnum_nonblock(self.need(db_id).tdb)
-
-    def open_flags(self, uint32_t db_id):
-        return tdb_get_flags(self.need(db_id).tdb)
-
-    # -- core.ports.Records: vacuuming --------------------------------------------------------
-
-    def schedule_deletion(self, uint32_t db_id, bytes header, bytes key):
-        cdef Db *db = self.need(db_id)
-        if len(header) == HEADER_BYTES and not db.flags & 1:
-            db.deletions[<string>key] = <string>header
-
-    def take_deletions(self, uint32_t db_id, size_t limit):
-        cdef Db *db = self.need(db_id)
-        cdef list taken = []
-        while not db.deletions.empty() and <size_t>len(taken) < limit:
-            it = db.deletions.begin()
-            taken.append((<bytes>dereference(it).first, <bytes>dereference(it).second))
-            db.deletions.erase(it)
-        return taken
-
-    def delete_if_unchanged(self, uint32_t db_id, bytes key, bytes header):
-        cdef Db *db = self.need(db_id)
-        cdef Header now, wanted
-        cdef char *p = key
-        cdef cbool deleted = False
-        if len(header) != HEADER_BYTES or self.not_serving(db):
-            return False
-        wanted.load(<char *>header)
-        if not self.lock(db, p, <uint32_t>len(key)):
-            return False
-        if self.read(db, p, <uint32_t>len(key), &now) and self.record.size() == HEADER_BYTES \
-                and now.dmaster == self.pnn and now.rsn == wanted.rsn and not now.flags & 0x0F000000:
-            deleted = tdb_delete(db.tdb, as_data(key)) == 0
-        self.unlock(db, p, <uint32_t>len(key))
-        return deleted
-
-    def try_delete(self, uint32_t db_id, bytes key, uint64_t rsn):
-        cdef Db *db = self.need(db_id)
-        cdef Header now
-        cdef char *p = key
-        cdef cbool deleted = False
-        if self.not_serving(db) or not self.lock(db, p, <uint32_t>len(key)):
-            return False
-        if not self.read(db, p, <uint32_t>len(key), &now):
-            # Nothing here, or a stump that is no record: gone either way.
-            tdb_delete(db.tdb, as_data(key))
-            deleted = True
-        elif now.rsn <= rsn and now.dmaster != self.pnn and not now.flags & 0x0F000000:
-            deleted = tdb_delete(db.tdb, as_data(key)) == 0
-        self.unlock(db, p, <uint32_t>len(key))
-        return deleted
-
-    def vacuum_fetch(self, uint32_t db_id, bytes key):
-        cdef Db *db = self.need(db_id)
-        cdef Header now
-        cdef char *p = key
-        cdef uint32_t keylen = <uint32_t>len(key)
-        cdef bytes packet
-        if self.not_serving(db) or keylen == 0 or not self.lock(db, p, keylen):
-            return
-        if self.read(db, p, keylen, &now) and now.dmaster != self.pnn and now.dmaster < self.node_flags.size():
-            packet = VACUUM_CALL.pack(64 + keylen, 0x43544442, 1, self.generation, 0, 0, self.pnn, 0, 1 | 2, db_id,
-                                      0xFF000001, 0, keylen, 0) + key
-            self.send_call(db, now.dmaster, 0, packet, len(packet), p, keylen)
-        self.unlock(db, p, keylen)
-
-    # -- core.ports.Records: clients and messages -----------------------------------------------
+    # -- clients and messages ----------------------------------------------------------------
 
     def register_srvid(self, uint32_t client_id, uint64_t srvid):
         cdef Conn *conn = self.client(client_id)
@@ -567,7 +335,7 @@ cdef class Engine(Delegation):
                 return True
         return False
 
-    # -- core.ports.Records: traverses --------------------------------------------------------------
+    # -- traverses ---------------------------------------------------------------------------
 
     def open_traverse(self, uint32_t traverse_id, uint32_t client_id, uint64_t srvid, uint32_t reqid):
         cdef Traverse *traverse = &self.traverses[traverse_id]
@@ -625,95 +393,3 @@ cdef class Engine(Delegation):
         self.fill_control(p, CONTROL_TRAVERSE_DATA, 0, 0, CONTROL_NOREPLY, n)
         memcpy(p + CONTROL_DATA, record, n)
         store32(p + CONTROL_DATA + 4, traverse_id)
-
-    # -- core.ports.Records: counters ------------------------------------------------------------------
-
-    def counters_by_name(self):
-        """Counters by their name in upstream's statistics, groups with a dot."""
-        c = {
-            "client_packets_sent": self.counters.client_packets_sent,
-            "client_packets_recv": self.counters.client_packets_recv,
-            "node_packets_sent": self.counters.node_packets_sent,
-            "node_packets_recv": self.counters.node_packets_recv,
-            "keepalive_packets_sent": self.counters.keepalive_packets_sent,
-            "keepalive_packets_recv": self.counters.keepalive_packets_recv,
-            "timeouts.call": self.counters.timeouts_call,
-            "locks.num_calls": self.counters.lock_calls,
-            "locks.num_current": self.counters.lock_current,
-            "locks.num_pending": self.counters.lock_pending,
-            "locks.num_failed": self.counters.lock_failed,
-            "total_calls": self.counters.total_calls,
-            "pending_calls": self.counters.pending_calls,
-            "max_hop_count": self.counters.max_hop_count,
-            "total_ro_delegations": self.counters.total_ro_delegations,
-            "total_ro_revokes": self.counters.total_ro_revokes,
-            "dropped": self.counters.dropped,
-            "write_errors": self.write_errors,
-            "num_clients": self.clients.size(),
-        }
-        for operation, name in enumerate(NODE_OPERATIONS):
-            if name:
-                c["node." + name] = self.counters.node_op[operation]
-        for operation, name in CLIENT_OPERATIONS.items():
-            c["client." + name] = self.counters.client_op[operation]
-        return c
-
-    def latencies(self):
-        return {
-            "call": latency_tuple(&self.counters.call_latency),
-            "lock": latency_tuple(&self.counters.lock_latency),
-        }
-
-    def buckets(self):
-        return {
-            "hop_count": tuple(self.counters.hop_buckets[i] for i in range(16)),
-            "locks": tuple(self.counters.lock_buckets[i] for i in range(16)),
-        }
-
-    def db_counters(self, uint32_t db_id):
-        cdef Db *db = self.need(db_id)
-        return {
-            "locks.num_calls": db.stats.lock_calls,
-            "locks.num_current": db.stats.lock_current,
-            "locks.num_pending": db.stats.lock_pending,
-            "locks.num_failed": db.stats.lock_failed,
-            "db_ro_delegations": db.stats.ro_delegations,
-            "db_ro_revokes": db.stats.ro_revokes,
-            "holds": db.stats.holds,
-            "relieved": db.stats.relieved,
-        }
-
-    def db_latencies(self, uint32_t db_id):
-        cdef Db *db = self.need(db_id)
-        return {
-            "lock": latency_tuple(&db.stats.lock_latency),
-            "vacuum": latency_tuple(&db.stats.vacuum_latency),
-        }
-
-    def db_buckets(self, uint32_t db_id):
-        cdef Db *db = self.need(db_id)
-        return {
-            "hop_count": tuple(db.stats.hop_buckets[i] for i in range(16)),
-            "locks": tuple(db.stats.lock_buckets[i] for i in range(16)),
-        }
-
-    def hot_keys(self, uint32_t db_id):
-        cdef Db *db = self.need(db_id)
-        return [(db.hot[i].count, <bytes>db.hot[i].key) for i in range(db.hot.size())]
-
-    def note_vacuum(self, uint32_t db_id, double duration_s):
-        """Count a finished vacuum run of a database."""
-        self.need(db_id).stats.vacuum_latency.add(duration_s)
-
-    def reset_counters(self):
-        cdef uint32_t pending = self.counters.pending_calls, waiting = self.counters.lock_pending
-        self.counters = Counters()
-        self.counters.pending_calls = pending
-        self.counters.lock_pending = waiting
-        it = self.dbs.begin()
-        while it != self.dbs.end():
-            waiting = dereference(it).second.stats.lock_pending
-            dereference(it).second.stats = DbStats()
-            dereference(it).second.stats.lock_pending = waiting
-            dereference(it).second.hot.clear()
-            preincrement(it)

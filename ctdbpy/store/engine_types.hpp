@@ -43,7 +43,9 @@ struct Buffer {
     // Make room for n more bytes behind `end`; nullptr when memory is out.
     char *reserve(size_t n) {
         if (room - end >= n) return base + end;
-        if (start > 0) {
+        // Moving to the front pays only when at least as much has been consumed as must be moved:
+        // a long backlog that drains slowly would be moved again for every packet.
+        if (start >= end - start && start > 0) {
             memmove(base, base + start, end - start);
             end -= start;
             start = 0;
@@ -64,9 +66,12 @@ struct Buffer {
             if (room > kept_bytes) { free(base); base = nullptr; room = 0; }
         }
     }
-    void clear() { start = end = 0; }
+    void clear() {
+        start = end = 0;
+        if (room > kept_bytes) { free(base); base = nullptr; room = 0; }
+    }
     bool assign(const void *p, size_t n) {
-        clear();
+        start = end = 0;
         if (!reserve(n)) return false;
         if (n) memcpy(base, p, n);
         end = n;
@@ -107,6 +112,7 @@ struct Conn {
     std::vector<uint64_t> tunnels;
     uint64_t packets_in = 0;
     uint32_t waiting = 0;        // its calls that are not answered yet
+    size_t waiting_bytes = 0;    // what keeping them takes
 };
 
 // A packet that waits for a lock, for a record in flight, or for the end of a recovery.
@@ -134,8 +140,8 @@ struct Pending {
     uint32_t turn = 0;           // upper bits of the reqid, so that late replies do not match
     uint32_t client_id = 0;      // 0: nobody waits any more, or the engine's own call
     uint32_t db_id = 0;
-    uint32_t generation = 0;
     uint64_t start_us = 0;
+    bool readonly = false;       // asked for a read-only copy
     std::string key;
     std::string packet;          // the client's packet, to send it again after a recovery
 };
@@ -159,7 +165,8 @@ struct Migrations { uint64_t hash = 0; uint32_t second = 0, count = 0; };
 // A record that has just arrived and whose data nobody has changed yet.
 struct Arrival { uint64_t hash = 0; uint64_t at_us = 0; uint64_t data_hash = 0; };
 
-struct Sticky { uint64_t until_us = 0; uint64_t pinned_until_us = 0; };
+// A record that stays a while wherever it arrives: by the administrator's wish, or relieved by the engine.
+struct Sticky { uint64_t until_us = 0; uint64_t pinned_until_us = 0; bool relieved = false; };
 
 struct DbStats {
     uint32_t lock_calls = 0, lock_current = 0, lock_pending = 0, lock_failed = 0;
@@ -225,7 +232,7 @@ inline uint64_t hash64(const void *p, size_t n) {
         s += 8; n -= 8;
     }
     uint64_t last = 0;
-    memcpy(&last, s, n);
+    if (n) memcpy(&last, s, n);
     h = (h ^ last) * 0xc4ceb9fe1a85ec53ull;
     return h ^ (h >> 29);
 }

@@ -53,6 +53,7 @@ cdef extern from "engine_types.hpp" namespace "ctdbpy" nogil:
         vector[uint64_t] tunnels
         uint64_t packets_in
         uint32_t waiting
+        size_t waiting_bytes
 
     cppclass Queued:
         uint32_t client_id
@@ -67,8 +68,8 @@ cdef extern from "engine_types.hpp" namespace "ctdbpy" nogil:
         cbool holding, asked, in_timers
 
     cppclass Pending:
-        cbool used
-        uint32_t turn, client_id, db_id, generation
+        cbool used, readonly
+        uint32_t turn, client_id, db_id
         uint64_t start_us
         string key, packet
 
@@ -91,6 +92,7 @@ cdef extern from "engine_types.hpp" namespace "ctdbpy" nogil:
 
     cppclass Sticky:
         uint64_t until_us, pinned_until_us
+        cbool relieved
 
     cppclass DbStats:
         DbStats()

@@ -25,11 +25,22 @@ cdef enum DbFlag:
     DB_READONLY = 2
     DB_STICKY = 4
     DB_REPLICATED = 8
+    # Every node has a full copy and writes go through transactions.
+    DB_EVERYWHERE = 9
+
+# Beyond this many, vacuuming finds empty records by looking at all of them.
+cdef enum:
+    DELETIONS_MAX = 1000000
+
+cdef enum Found:
+    RECORD_ABSENT = 0
+    RECORD_FOUND = 1
+    RECORD_UNREADABLE = 2
 
 cdef class RecordStore(Routing):
     cdef unordered_map[uint32_t, Db *] dbs
     cdef vector[uint32_t] lmasters
-    cdef Buffer record               # the record read last, header and data
+    cdef Buffer record               # the record read last, header and data; empty when there was none
     cdef string keybuf               # a key as a map wants it, without allocating each time
     cdef uint64_t write_errors
 
@@ -37,11 +48,12 @@ cdef class RecordStore(Routing):
     cdef uint32_t lmaster(self, const char *key, uint32_t keylen) noexcept nogil
     cdef cbool lock(self, Db *db, const char *key, uint32_t keylen) noexcept nogil
     cdef void unlock(self, Db *db, const char *key, uint32_t keylen) noexcept nogil
-    cdef cbool read(self, Db *db, const char *key, uint32_t keylen, Header *header) noexcept nogil
+    cdef int read(self, Db *db, const char *key, uint32_t keylen, Header *header) noexcept nogil
+    cdef const char *data(self) noexcept nogil
+    cdef uint32_t datalen(self) noexcept nogil
     cdef cbool store_raw(self, Db *db, const char *key, uint32_t keylen, Header *header, const char *data,
                          uint32_t datalen) noexcept nogil
+    cdef cbool erase(self, Db *db, const char *key, uint32_t keylen) noexcept nogil
     cdef cbool store(self, Db *db, const char *key, uint32_t keylen, Header *header, const char *data,
                      uint32_t datalen) noexcept nogil
     cdef cbool read_or_create(self, Db *db, const char *key, uint32_t keylen, Header *header) noexcept nogil
-    cdef void count_migration(self, Db *db, const char *key, uint32_t keylen) noexcept nogil
-    cdef void sift(self, Db *db, size_t i) noexcept nogil

@@ -9,21 +9,18 @@ Source: the ltdb header and the keep-or-delete rule for empty volatile records.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memset
 from libcpp cimport bool as cbool
 from libcpp.string cimport string
 
-from ctdbpy.store.engine_types cimport Buffer, Db, Header, HotKey, Migrations, hash64
+from ctdbpy.store.engine_types cimport Buffer, Db, Header
 from ctdbpy.store.libtdb cimport (
-    TDB_DATA, tdb_chainlock_nonblock, tdb_chainunlock, tdb_delete, tdb_jenkins_hash, tdb_parse_record,
-    tdb_storev,
+    TDB_DATA, TDB_ERR_NOEXIST, tdb_chainlock_nonblock, tdb_chainunlock, tdb_delete, tdb_error,
+    tdb_jenkins_hash, tdb_parse_record, tdb_storev,
 )
 from ctdbpy.store.routing cimport Routing
 
 cdef enum:
     HEADER_BYTES = 24
-    HOT_KEYS = 10
-    MIGRATION_SLOTS = 4096
 
 
 cdef int copy_record(TDB_DATA key, TDB_DATA data, void *target) noexcept nogil:
@@ -59,16 +56,27 @@ cdef class RecordStore(Routing):
     cdef void unlock(self, Db *db, const char *key, uint32_t keylen) noexcept nogil:
         tdb_chainunlock(db.tdb, as_data(key, keylen))
 
-    cdef cbool read(self, Db *db, const char *key, uint32_t keylen, Header *header) noexcept nogil:
-        """Read a record into self.record; False when there is none (or a stump shorter than a header)."""
+    cdef int read(self, Db *db, const char *key, uint32_t keylen, Header *header) noexcept nogil:
+        """Read a record into self.record; a stump shorter than a header counts as none.
+
+        Unreadable is not absent: who took it for absent would make an empty record of it.
+        """
+        self.record.clear()
         if tdb_parse_record(db.tdb, as_data(key, keylen), copy_record, &self.record) != 0:
             self.record.clear()
-            return False
+            return RECORD_ABSENT if tdb_error(db.tdb) == TDB_ERR_NOEXIST else RECORD_UNREADABLE
         if self.record.size() < HEADER_BYTES:
             self.record.clear()
-            return False
+            return RECORD_ABSENT
         header.load(self.record.data())
-        return True
+        return RECORD_FOUND
+
+    cdef const char *data(self) noexcept nogil:
+        """What follows the header in self.record; NULL for an empty record. Valid until the next `read`."""
+        return self.record.data() + HEADER_BYTES if self.record.size() > HEADER_BYTES else NULL
+
+    cdef uint32_t datalen(self) noexcept nogil:
+        return <uint32_t>(self.record.size() - HEADER_BYTES) if self.record.size() > HEADER_BYTES else 0
 
     cdef cbool store_raw(self, Db *db, const char *key, uint32_t keylen, Header *header, const char *data,
                          uint32_t datalen) noexcept nogil:
@@ -83,6 +91,13 @@ cdef class RecordStore(Routing):
         self.write_errors += 1
         return False
 
+    cdef cbool erase(self, Db *db, const char *key, uint32_t keylen) noexcept nogil:
+        """Delete a record that may not exist. False when libtdb refuses: the old one is still there then."""
+        if tdb_delete(db.tdb, as_data(key, keylen)) == 0 or tdb_error(db.tdb) == TDB_ERR_NOEXIST:
+            return True
+        self.write_errors += 1
+        return False
+
     cdef cbool store(self, Db *db, const char *key, uint32_t keylen, Header *header, const char *data,
                      uint32_t datalen) noexcept nogil:
         """Store by the rule that keeps empty records from piling up; header is updated to what is stored.
@@ -91,7 +106,9 @@ cdef class RecordStore(Routing):
         dmaster, or once it has carried data (another node may hold an old copy).
         """
         cdef cbool keep = True, schedule = False
-        cdef cbool is_volatile = not db.flags & DB_PERSISTENT
+        cdef cbool is_volatile = not db.flags & DB_EVERYWHERE
+        cdef char head[24]
+        cdef string saved
         if is_volatile and datalen == 0 and not header.flags & RO_FLAGS:
             if header.flags & AUTOMATIC:
                 schedule = True
@@ -107,16 +124,14 @@ cdef class RecordStore(Routing):
                 schedule = True
         header.flags &= ~<uint32_t>(VACUUM_MIGRATED | AUTOMATIC)
         if not keep:
-            tdb_delete(db.tdb, as_data(key, keylen))
-            return True
+            return self.erase(db, key, keylen)
         if not self.store_raw(db, key, keylen, header, data, datalen):
             return False
-        cdef char head[24]
-        cdef string saved
         if schedule:
-            header.save(head)
-            saved.assign(<const char *>head, <size_t>HEADER_BYTES)
-            db.deletions[string(key, <size_t>keylen)] = saved
+            if db.deletions.size() < DELETIONS_MAX:
+                header.save(head)
+                saved.assign(<const char *>head, <size_t>HEADER_BYTES)
+                db.deletions[string(key, <size_t>keylen)] = saved
         elif not db.deletions.empty():
             self.keybuf.assign(key, keylen)
             db.deletions.erase(self.keybuf)
@@ -126,52 +141,15 @@ cdef class RecordStore(Routing):
         """Read a record; one that does not exist belongs to its lmaster, which stores that at once.
 
         Without the stored empty header a client would ask for the record again for ever.
-        False only when the store failed.
+        False only when libtdb failed.
         """
-        if self.read(db, key, keylen, header):
-            return True
+        cdef int found = self.read(db, key, keylen, header)
+        if found != RECORD_ABSENT:
+            return found == RECORD_FOUND
         header.rsn = 0
         header.dmaster = self.lmaster(key, keylen)
         header.reserved = 0
         header.flags = AUTOMATIC
-        self.record.clear()
-        if db.flags & DB_PERSISTENT or header.dmaster == self.pnn:
+        if db.flags & DB_EVERYWHERE or header.dmaster == self.pnn:
             return self.store(db, key, keylen, header, NULL, 0)
         return True
-
-    cdef void count_migration(self, Db *db, const char *key, uint32_t keylen) noexcept nogil:
-        """Count that a record moved here; the ten most moved within any one second are the hot keys."""
-        cdef uint64_t hashed = hash64(key, keylen)
-        cdef uint32_t second = <uint32_t>(self.now_us // 1000000)
-        cdef size_t i, least
-        cdef Migrations *slot
-        if db.migrations.size() == 0:
-            db.migrations.resize(MIGRATION_SLOTS)
-        slot = &db.migrations[hashed & (MIGRATION_SLOTS - 1)]
-        if slot.hash != hashed or slot.second != second:
-            slot.hash = hashed
-            slot.second = second
-            slot.count = 0
-        slot.count += 1
-        if db.hot.size() == HOT_KEYS and slot.count <= db.hot[0].count:
-            return
-        self.keybuf.assign(key, keylen)
-        for i in range(db.hot.size()):
-            if db.hot[i].key == self.keybuf:
-                if slot.count > db.hot[i].count:
-                    db.hot[i].count = slot.count
-                    self.sift(db, i)
-                return
-        if db.hot.size() < HOT_KEYS:
-            db.hot.insert(db.hot.begin(), HotKey())
-        db.hot[0].count = slot.count
-        db.hot[0].key = self.keybuf
-        self.sift(db, 0)
-
-    cdef void sift(self, Db *db, size_t i) noexcept nogil:
-        """Keep the hot keys in ascending order after entry i has grown."""
-        cdef HotKey moving = db.hot[i]
-        while i + 1 < db.hot.size() and db.hot[i + 1].count < moving.count:
-            db.hot[i] = db.hot[i + 1]
-            i += 1
-        db.hot[i] = moving

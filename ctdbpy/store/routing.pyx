@@ -269,6 +269,8 @@ cdef class Routing(Connections):
         length = load32(record)
         if length > n or length < RECORD_DATA:
             return False
+        if <uint64_t>load32(record + 8) + load32(record + 12) > length - RECORD_DATA:
+            return False
         conn = self.client(traverse.client_id)
         if conn == NULL:
             return True
