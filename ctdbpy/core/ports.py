@@ -174,7 +174,7 @@ class Merge(Protocol):
         """Merge a rec_buffer of node pnn; its number of records. Raises ProtocolError."""
 
     def take(self, limit: int) -> tuple[bytes, int]:
-        """The next rec_buffer of about `limit` bytes to store everywhere and its number of records; 0 ends."""
+        """The next rec_buffer of about `limit` bytes to store everywhere, and its record count; 0 ends."""
 
 
 class Entropy(Protocol):
