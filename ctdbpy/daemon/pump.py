@@ -163,6 +163,9 @@ class Pump:
                 self._waiters.unwant(number, data)
             case upcalls.COMPLAINT:
                 self.step(inputs.RecordsComplained(data.decode(), number, second, ""))
+            case upcalls.REVOKE:
+                key, nodes, buffer = upcalls.unpack_revoke(data)
+                self.step(inputs.RevokeWanted(number, key, buffer, nodes))
             case upcalls.TRAVERSE_END:
                 self.step(inputs.TraverseEnded(second, number))
             case _:
