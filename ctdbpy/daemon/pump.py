@@ -191,8 +191,9 @@ class Pump:
                 self.step(inputs.NodeControlArrived(pnn, packet))
             case packets.ReplyControl():
                 self.step(inputs.ReplyArrived(pnn, packet))
+            case packets.ReqKeepalive():
+                self.step(inputs.KeepaliveArrived(pnn, packet.version, packet.uptime_s))
             case _:
-                # A keepalive says by arriving what it has to say; the engine has counted it.
                 pass
 
     # -- effects ----------------------------------------------------------------------
