@@ -132,7 +132,11 @@ class Network:
             self._upcall(node, kind, number, second, data)
         for peer in range(len(self.nodes)):
             if peer != node.pnn:
-                self.wires[node.pnn, peer] += node.engine.take_link(100 + peer)
+                self.wires[node.pnn, peer] += self.carry(node.engine.take_link(100 + peer))
+
+    def carry(self, data: bytes) -> bytes:
+        """What of this the wire takes; a faithful one takes everything."""
+        return data
 
     def deliver(self, source: int, target: int, size: int | None = None) -> None:
         """Let some bytes arrive."""
@@ -218,7 +222,7 @@ class Network:
         elif kind == upcalls.NODE_CONTROL:
             control = packets.decode(data)
             assert isinstance(control, packets.ReqControl) and control.opcode == Control.UPDATE_RECORD
-            status = -1 if self.refuse_updates else self._update(node, control.data)
+            status = -1 if self.refuse_updates else self.update(node, control.data)
             node.engine.reply_node(number, control.reqid, status)
         elif kind == upcalls.NODE_REPLY:
             reply = packets.decode(data)
@@ -234,7 +238,7 @@ class Network:
         elif kind == upcalls.COMPLAINT:
             node.complaints.append(data.decode())
 
-    def _update(self, node: Node, data: bytes) -> int:
+    def update(self, node: Node, data: bytes) -> int:
         """UPDATE_RECORD of a volatile database: only what exists, and never an older version."""
         for update in RecBuffer.unpack(data).records:
             stored = node.tdb.fetch(update.key)
