@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What really happened to records: clients that note every change they make, and who checks the notes.
+
+A client behaves as smbd does: lock the chain, look whether this node owns the record, and only then change
+it; if it does not, unlock, ask the daemon, try again. A change adds one to the counter in the record. Before
+the change it notes key, counter and time, after it the time again, all while it holds the record. On one
+machine the clock is common, so the notes of all clients on all nodes tell one story, in which nobody's change
+is lost and no two hold a record at the same time. The notes are in mapped files: they survive a SIGKILL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import random
+import signal
+import socket
+import struct
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ctdbpy.client.connection import DEFAULT_SOCKET, Connection
+from ctdbpy.store.tdb import Tdb
+from ctdbpy.wire.constants import CallFlag, CallId, Operation
+from ctdbpy.wire.packets import ReqCall
+
+#: key, whether it ended, counter before, when the holder began and when it was done.
+NOTE: Final = struct.Struct("=IIQQQ")
+HEADER: Final = struct.Struct("=QIIIxxxx")
+_COUNTER: Final = struct.Struct("=Q")
+_REQID_AT: Final = 28
+_BEGUN, _ENDED = 1, 2
+# Changes made in a row at most before another record has its turn.
+_RUN_MAX: Final = 8
+_HAS_COPIES: Final = 0x01000000
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Change:
+    """One change of a record, as its holder noted it; `end_ns` is 0 when it was killed before it was done."""
+
+    begin_ns: int
+    end_ns: int
+    key: int
+    before: int
+    client: str
+
+
+# --- the checker ---------------------------------------------------------------------------------------
+
+
+def problems(changes: Iterable[Change], finals: Mapping[int, int]) -> Iterator[str]:
+    """Everything in a history that must not happen; `finals` are the counters found afterwards.
+
+    A change that its client did not live to finish may have happened or not: what follows it decides.
+    """
+    by_key: dict[int, list[Change]] = defaultdict(list)
+    for change in changes:
+        by_key[change.key].append(change)
+    for key, final in finals.items():
+        yield from _problems_of_record(key, sorted(by_key[key]), final)
+    for key in by_key.keys() - finals.keys():
+        yield f"record {key}: it is gone after {len(by_key[key])} changes"
+
+
+def _problems_of_record(key: int, changes: list[Change], final: int) -> Iterator[str]:
+    counter, held_until_ns, holder = 0, 0, "nobody"
+    for number, change in enumerate(changes):
+        if change.begin_ns < held_until_ns:
+            late_us = (held_until_ns - change.begin_ns) / 1000
+            yield f"record {key}: {change.client} held it {late_us:.1f} us before {holder} was done"
+        if change.before != counter:
+            yield f"record {key}: {change.client} found {change.before} after {holder} left {counter}"
+            counter = change.before
+        follower = changes[number + 1].before if number + 1 < len(changes) else final
+        if change.end_ns or follower != counter:
+            counter += 1
+        held_until_ns = max(held_until_ns, change.end_ns or change.begin_ns)
+        holder = change.client
+    if counter != final:
+        yield f"record {key}: it says {final} after {holder} left {counter}"
+
+
+def read_notes(path: Path) -> Iterator[Change]:
+    """The changes a client noted."""
+    with path.open("rb") as file:
+        while len(data := file.read(NOTE.size)) == NOTE.size:
+            key, state, before, begin_ns, end_ns = NOTE.unpack(data)
+            if not state:
+                return
+            yield Change(begin_ns, end_ns if state == _ENDED else 0, key, before, path.stem)
+
+
+def count_notes(path: Path) -> int:
+    """How many changes a client has noted so far: they stand in a row, nothing follows them."""
+    with path.open("rb") as file:
+        least, most = 0, path.stat().st_size // NOTE.size
+        while least < most:
+            middle = (least + most) // 2
+            file.seek(middle * NOTE.size)
+            if NOTE.unpack(file.read(NOTE.size))[1]:
+                least = middle + 1
+            else:
+                most = middle
+        return least
+
+
+def name_of(key: int) -> bytes:
+    """The key of a record as it is in the database."""
+    return b"history-%03d" % key
+
+
+# --- the client ----------------------------------------------------------------------------------------
+
+
+class Client:
+    """Changes records at random until it has made so many changes, or is killed.
+
+    A `careless` one changes records without asking whose they are: it is there to be caught. One that is
+    to `freeze` stands still for ever in the middle of its last change, with the record locked.
+    """
+
+    def __init__(self, database: str, notes: Path, *, changes: int, keys: int, careless: bool) -> None:
+        connection = Connection(DEFAULT_SOCKET)
+        self._db_id, path, flags = connection.attach(database)
+        self._pnn = connection.pnn
+        self._tdb = Tdb.open(path, flags=flags)
+        self._socket = socket.socket(fileno=connection.detach_fd())
+        self._reqid = 1000
+        self._changes = changes
+        self._careless = careless
+        self._keys = [name_of(key) for key in range(keys)]
+        self._requests = [bytearray(self._request(key)) for key in self._keys]
+        with notes.open("w+b") as file:
+            file.truncate(NOTE.size * changes)
+            self._notes = mmap.mmap(file.fileno(), 0)
+        self._noted = 0
+
+    def run(self, dice: random.Random, *, freeze: bool) -> None:
+        """Make the changes."""
+        while self._noted < self._changes:
+            key = dice.randrange(len(self._keys))
+            for _ in range(dice.randint(1, _RUN_MAX)):
+                while not self._change(key, freeze=freeze and self._noted == self._changes - 1):
+                    self._ask(key)
+                if self._noted == self._changes:
+                    return
+
+    def _request(self, key: bytes) -> bytes:
+        call = ReqCall(0, 0, 0, 0, CallFlag.IMMEDIATE_MIGRATION, self._db_id, CallId.NULL, 0, key, b"")
+        return call.encode(padded=False)
+
+    def _change(self, key: int, *, freeze: bool) -> bool:
+        name, tdb = self._keys[key], self._tdb
+        tdb.chainlock(name)
+        try:
+            record = tdb.fetch(name)
+            if record is None:
+                return False
+            rsn, dmaster, reserved, flags = HEADER.unpack_from(record)
+            if not self._careless and (dmaster != self._pnn or flags & _HAS_COPIES):
+                return False
+            at, begin_ns = self._noted * NOTE.size, time.monotonic_ns()
+            (before,) = _COUNTER.unpack_from(record, HEADER.size) if len(record) > HEADER.size else (0,)
+            NOTE.pack_into(self._notes, at, key, _BEGUN, before, begin_ns, 0)
+            if freeze:
+                print("holds", flush=True)
+                signal.pause()
+            tdb.store(name, HEADER.pack(rsn, dmaster, reserved, flags) + _COUNTER.pack(before + 1))
+            NOTE.pack_into(self._notes, at, key, _ENDED, before, begin_ns, time.monotonic_ns())
+            self._noted += 1
+        finally:
+            tdb.chainunlock(name)
+        return True
+
+    def _ask(self, key: int) -> None:
+        """Have the daemon bring the record here."""
+        self._reqid += 1
+        request = self._requests[key]
+        struct.pack_into("=I", request, _REQID_AT, self._reqid)
+        self._socket.sendall(request)
+        received = b""
+        while len(received) < 4 or len(received) < int.from_bytes(received[:4], "little"):
+            data = self._socket.recv(65536)
+            if not data:
+                raise SystemExit("the daemon closed the connection")
+            received += data
+        _length, _magic, _version, _generation, operation, _to, _from, reqid = struct.unpack_from(
+            "=8I", received
+        )
+        if (operation, reqid) != (Operation.REPLY_CALL, self._reqid):
+            raise SystemExit(f"expected the answer to {self._reqid}, got operation {operation} for {reqid}")
+
+
+def main() -> None:
+    """Be a client."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("database")
+    parser.add_argument("notes", type=Path)
+    parser.add_argument("--changes", type=int, required=True)
+    parser.add_argument("--keys", type=int, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--careless", action="store_true")
+    parser.add_argument("--freeze", action="store_true")
+    given = parser.parse_args()
+    client = Client(
+        given.database, given.notes, changes=given.changes, keys=given.keys, careless=given.careless
+    )
+    client.run(random.Random(given.seed), freeze=given.freeze)
+
+
+if __name__ == "__main__":
+    main()

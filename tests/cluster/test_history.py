@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Records bounce between three nodes: no change is lost, and nobody holds what another one holds."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ctdbpy.client.connection import Connection
+from ctdbpy.lab import HostProcess, Lab, wait_until
+from ctdbpy.lab.services import Cluster
+from ctdbpy.wire.constants import RunState
+from ctdbpy.wire.controls import Control
+from tests.cluster.history import HEADER, Change, count_notes, name_of, problems, read_notes
+
+_ROOT = Path(__file__).resolve().parents[2]
+_TUNABLES = {"RerecoveryTimeout": 1, "ElectionTimeout": 1}
+# "debian" here shows that the checker has nothing to say about upstream's daemon either.
+_FLAVOUR = os.environ.get("CTDBPY_INTEROP_FLAVOUR", "ctdbpy")
+_NODES = 3
+
+
+# --- the checker itself ------------------------------------------------------------------------------
+
+_TRUE_STORY = [
+    Change(100, 110, 0, 0, "n0"),
+    Change(120, 130, 0, 1, "n1"),
+    Change(105, 115, 1, 0, "n2"),
+    Change(130, 140, 0, 2, "n0"),
+]
+_TRUE_END = {0: 3, 1: 1}
+
+
+def _told(changes: list[Change], finals: dict[int, int]) -> list[str]:
+    return list(problems(changes, finals))
+
+
+def test_a_true_story_has_no_problems() -> None:
+    assert _told(_TRUE_STORY, _TRUE_END) == []
+
+
+def test_a_lost_change_is_found() -> None:
+    lost = [*_TRUE_STORY[:3], replace(_TRUE_STORY[3], before=1)]
+    assert _told(lost, {0: 2, 1: 1}) == ["record 0: n0 found 1 after n1 left 2"]
+    assert _told(_TRUE_STORY, {0: 2, 1: 1}) == ["record 0: it says 2 after n0 left 3"]
+
+
+def test_two_holders_at_a_time_are_found() -> None:
+    overlapping = [*_TRUE_STORY[:3], replace(_TRUE_STORY[3], begin_ns=129)]
+    assert _told(overlapping, _TRUE_END) == ["record 0: n0 held it 0.0 us before n1 was done"]
+
+
+def test_a_change_from_nowhere_is_found() -> None:
+    assert _told(_TRUE_STORY[:2], {0: 3}) == ["record 0: it says 3 after n1 left 2"]
+
+
+def test_a_lost_record_is_found() -> None:
+    assert _told(_TRUE_STORY, {0: 3}) == ["record 1: it is gone after 1 changes"]
+
+
+def test_the_change_of_a_killed_client_may_have_happened_or_not() -> None:
+    killed = Change(140, 0, 0, 3, "n1")
+    assert _told([*_TRUE_STORY, killed], _TRUE_END) == []
+    assert _told([*_TRUE_STORY, killed], {0: 4, 1: 1}) == []
+    assert _told([*_TRUE_STORY, killed, Change(150, 160, 0, 3, "n2")], {0: 4, 1: 1}) == []
+    assert _told([*_TRUE_STORY, killed, Change(150, 160, 0, 5, "n2")], {0: 6, 1: 1}) != []
+
+
+# --- real daemons ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Three nodes, healthy; tests use databases of their own."""
+    with Lab(nodes=_NODES, clients=0) as lab:
+        cluster = Cluster(lab, _FLAVOUR, tunables=_TUNABLES)
+        cluster.configure()
+        for host in lab.nodes:
+            cluster.start(host)
+        cluster.wait_healthy()
+        yield cluster
+
+
+class Run:
+    """Clients at work on all nodes, on one database."""
+
+    def __init__(self, cluster: Cluster, database: str, *, keys: int) -> None:
+        self.cluster = cluster
+        self.database = database
+        self._keys = keys
+        self._clients: dict[str, HostProcess] = {}
+        self._folder = cluster.lab.path(cluster.lab.nodes[0], f"/cluster/{database}")
+        self._folder.mkdir()
+
+    def start(self, host: str, changes: int, *options: str) -> HostProcess:
+        """One more client."""
+        name = f"{host}-{len(self._clients)}"
+        argv = [sys.executable, "-m", "tests.cluster.history", self.database]
+        argv += [
+            f"/cluster/{self.database}/{name}.notes",
+            "--changes",
+            str(changes),
+            "--keys",
+            str(self._keys),
+        ]
+        argv += ["--seed", str(len(self._clients)), *options]
+        environment = {"PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{_ROOT}".lstrip(":")}
+        client = self.cluster.lab.spawn(host, argv, self._folder / f"{name}.log", env=environment)
+        self._clients[name] = client
+        return client
+
+    def start_everywhere(self, clients: int, changes: int, *options: str) -> None:
+        """So many clients on each node."""
+        for host in self.cluster.lab.nodes * clients:
+            self.start(host, changes, *options)
+
+    def kill(self) -> None:
+        """SIGKILL every client, wherever it is."""
+        for client in self._clients.values():
+            client.kill()
+
+    def wait_for_changes(self, count: int) -> None:
+        """Until so many more changes are made."""
+        wanted = self.count() + count
+        wait_until(f"{count} more changes", lambda: self.count() >= wanted, timeout_s=60)
+
+    def count(self) -> int:
+        """How many changes were made."""
+        return sum(count_notes(path) for path in self._folder.glob("*.notes"))
+
+    def wait(self, *, timeout_s: float) -> None:
+        """Until every client that was not killed has made its changes."""
+        deadline_s = time.monotonic() + timeout_s
+        for name, client in self._clients.items():
+            code = client.wait(timeout_s=max(0.0, deadline_s - time.monotonic()))
+            assert code in (0, -signal.SIGKILL), f"{name}: {(self._folder / f'{name}.log').read_text()}"
+
+    def said(self, word: str) -> bool:
+        """Whether a client printed this."""
+        return any(word in log.read_text() for log in self._folder.glob("*.log"))
+
+    def changes(self) -> list[Change]:
+        """What the clients noted."""
+        return [change for path in self._folder.glob("*.notes") for change in read_notes(path)]
+
+    def finals(self) -> dict[int, int]:
+        """The counters, as the cluster has them now."""
+        found = {}
+        socket = self.cluster.lab.path(self.cluster.lab.nodes[0], "/run/ctdb/ctdbd.socket")
+        with Connection(socket) as connection:
+            db_id, _path, _flags = connection.attach(self.database)
+            for record in connection.traverse(db_id):
+                found[record.key] = int.from_bytes(record.data[HEADER.size :], "little")
+        return {key: found[name_of(key)] for key in range(self._keys) if name_of(key) in found}
+
+
+def _moved(changes: list[Change]) -> int:
+    """How often a record was changed on another node than the time before."""
+    last: dict[int, str] = {}
+    moves = 0
+    for change in sorted(changes):
+        host = change.client[:2]
+        moves += last.get(change.key, host) != host
+        last[change.key] = host
+    return moves
+
+
+@pytest.mark.timeout(400)
+def test_a_million_changes_of_bouncing_records_are_all_there(cluster: Cluster) -> None:
+    run = Run(cluster, "million.tdb", keys=30)
+    run.start_everywhere(4, 84_000)
+    run.wait(timeout_s=300)
+    changes = run.changes()
+    assert list(problems(changes, run.finals())) == []
+    assert len(changes) > 1_000_000
+    assert _moved(changes) > 100_000
+
+
+@pytest.mark.timeout(300)
+def test_recoveries_lose_no_change(cluster: Cluster) -> None:
+    run = Run(cluster, "recovered.tdb", keys=20)
+    run.start_everywhere(2, 1_000_000)
+    for number in range(6):
+        run.wait_for_changes(10_000)
+        cluster.tool(cluster.lab.nodes[number % _NODES], "recover")
+    run.wait_for_changes(10_000)
+    run.kill()
+    changes = run.changes()
+    assert list(problems(changes, run.finals())) == []
+    assert _moved(changes) > 10_000
+
+
+@pytest.mark.timeout(300)
+def test_clients_killed_at_work_hold_nobody_up(cluster: Cluster) -> None:
+    run = Run(cluster, "killed.tdb", keys=20)
+    run.start_everywhere(2, 40_000)
+    for number in range(12):
+        victim = run.start(cluster.lab.nodes[number % _NODES], 1_000_000)
+        run.wait_for_changes(1_000)
+        victim.kill()
+    run.wait(timeout_s=120)
+    changes = run.changes()
+    assert list(problems(changes, run.finals())) == []
+    assert len(changes) >= 2 * _NODES * 40_000
+
+
+@pytest.mark.timeout(300)
+def test_a_record_whose_holder_is_killed_moves_on(cluster: Cluster) -> None:
+    """The only record there is stays locked until its holder dies; then all the others get it."""
+    run = Run(cluster, "held.tdb", keys=1)
+    holder = run.start(cluster.lab.nodes[0], 10, "--freeze")
+    wait_until("the record is held", lambda: run.said("holds"), timeout_s=30)
+    run.start_everywhere(2, 2_000)
+    with Connection(cluster.lab.path(cluster.lab.nodes[0], "/run/ctdb/ctdbd.socket"), timeout_s=5) as other:
+        assert other.control(Control.GET_RUNSTATE).status == 0
+        assert other.ask(Control.GET_RUNSTATE) == RunState.RUNNING
+    assert run.count() == 10, "nobody changed it meanwhile"
+    holder.kill()
+    run.wait(timeout_s=120)
+    changes = run.changes()
+    assert list(problems(changes, run.finals())) == []
+    assert len(changes) == 10 + 2 * _NODES * 2_000
+
+
+def test_clients_that_do_not_ask_whose_a_record_is_are_caught(cluster: Cluster) -> None:
+    run = Run(cluster, "careless.tdb", keys=2)
+    run.start_everywhere(1, 3_000, "--careless")
+    run.wait(timeout_s=60)
+    assert list(problems(run.changes(), run.finals())) != []
