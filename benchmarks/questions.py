@@ -59,7 +59,8 @@ def rounds(
     """Ask every column once a round, in an order that turns with the rounds."""
     for number in range(plan.rounds):
         figures: dict[str, Figures] = {}
-        for column in columns[number % len(columns) :] + columns[: number % len(columns)]:
+        turn = number % len(columns)
+        for column in (*columns[turn:], *columns[:turn]):
             column.prepare()
             steal = Steal()
             figures[column.name] = measure(column)
@@ -275,7 +276,7 @@ def ask_d1(columns: Sequence[Column], plan: Plan) -> Table:
 
 
 def fill(side: Side, records: int, each_has_all: bool) -> None:
-    """Make records by calling for them: a third on each node, or all of them on every node one after another."""
+    """Make records by calling for them: a third on each node, or all on every node one after another."""
     side.all("attach", name=f"fill{next(_serial)}.tdb")
     side.each(
         "connect",

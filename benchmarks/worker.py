@@ -88,21 +88,21 @@ class Worker:
         return dict(self._load.ring(next_pnn, srvid, starts, fetches, duration_s))
 
     def owned(self) -> dict[str, Any]:
-        """The records whose dmaster is this node, by their file: their numbers and the sum of their counters."""
+        """Records whose dmaster is this node, as its file has it: their numbers, and their counters' sum."""
         assert self._tdb is not None, "attach comes first"
         numbers, total = [], 0
         for key, value in self._tdb.traverse():
-            if key.startswith(b"load-record-") and len(value) >= LTDB_HEADER.size:
-                if LTDB_HEADER.unpack_from(value)[1] == self._control.pnn:
-                    numbers.append(int(key[12:20][::-1]))
-                    if len(value) >= LTDB_HEADER.size + 8:
-                        total += int.from_bytes(value[24:32], sys.byteorder)
+            if not key.startswith(b"load-record-") or len(value) < LTDB_HEADER.size:
+                continue
+            if LTDB_HEADER.unpack_from(value)[1] == self._control.pnn:
+                numbers.append(int(key[12:20][::-1]))
+                total += int.from_bytes(value[24:32], sys.byteorder)
         return {"numbers": numbers, "total": total}
 
     # -- transactions and traverses ------------------------------------------------------
 
     def prepare_commit(self, name: str, size: int) -> dict[str, Any]:
-        """Attach a persistent database and make the packet that commits one record and its sequence number."""
+        """Attach a persistent database; make the packet that commits a record and the sequence number."""
         db_id, _path, _flags = self._control.attach(name, DbFlag.PERSISTENT)
         before = self._control.ask(Control.GET_DB_SEQNUM, db_id)
         assert before == 0, "a benchmark's database is new"
