@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Final, final
 
 from ctdbpy.store.engine import Engine
+
+DRAINED: Final = 100
 
 @final
 class Poller:
@@ -18,3 +20,5 @@ class Poller:
     def add_client(self, fd: int) -> int: ...
     def add_link(self, link_id: int, pnn: int, outgoing: bool, fd: int) -> None: ...
     def wait(self, timeout_s: float) -> tuple[bool, bool]: ...
+    def backlog(self, client_id: int, pnn: int) -> int: ...
+    def await_drained(self, client_id: int, pnn: int) -> None: ...

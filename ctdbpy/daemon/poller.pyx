@@ -13,6 +13,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport strerror
 from libcpp cimport bool as cbool
 from libcpp.string cimport string
+from libcpp.vector cimport vector
 
 from ctdbpy.errors import HostError
 from ctdbpy.store.engine cimport Engine
@@ -49,7 +50,13 @@ cdef extern from "<unistd.h>" nogil:
 cdef extern from "<sched.h>" nogil:
     int sched_yield()
 
+# An upcall of the poller's own: a connection that was far behind has read most of what waited, or is gone.
+DRAINED = 100
+
 cdef enum:
+    UPCALL_DRAINED = 100
+    # Half of what has its producers paused: they go on before there is nothing left to send.
+    DRAINED_BYTES = 4 << 20
     EVENTS_A_TURN = 128
     READ_BYTES = 65536
     READS_A_TURN = 4
@@ -77,6 +84,7 @@ cdef class Poller:
     cdef uint64_t progress
     cdef uint32_t spin_us
     cdef int spin_score
+    cdef vector[int] behind
     cdef epoll_event events[EVENTS_A_TURN]
 
     def __init__(self, Engine engine):
@@ -108,6 +116,8 @@ cdef class Poller:
 
     def set_spin(self, uint32_t spin_us):
         """Busy-poll up to so long before sleeping while traffic is recent; 0 for never."""
+        if spin_us == self.spin_us:
+            return
         self.spin_us = spin_us
         self.spin_score = 0
 
@@ -119,15 +129,41 @@ cdef class Poller:
     def add_client(self, int fd):
         """Take over the descriptor of an accepted client; returns its client_id."""
         client_id = self.engine.add_client(fd)
-        cdef Conn *conn = self.engine.client(client_id)
-        self.watch(fd, <uint64_t>conn.slot, EPOLLIN)
+        self.watch_conn(self.engine.client(client_id))
         return client_id
 
     def add_link(self, uint32_t link_id, uint32_t pnn, bint outgoing, int fd):
         """Take over the descriptor of one direction of the link to a node."""
         self.engine.add_link(link_id, pnn, outgoing, fd)
-        cdef Conn *conn = self.engine.link(link_id)
-        self.watch(fd, <uint64_t>conn.slot, EPOLLIN)
+        self.watch_conn(self.engine.link(link_id))
+
+    def backlog(self, uint32_t client_id, int pnn):
+        """Bytes that wait to be read by a client, or by a node when pnn is not negative; 0 if it is gone."""
+        cdef Conn *conn = self.reader(client_id, pnn)
+        return conn.out.size() if conn != NULL and not conn.closing else 0
+
+    def await_drained(self, uint32_t client_id, int pnn):
+        """Have one upcall DRAINED when little waits for this client or node, or when it is gone."""
+        cdef Conn *conn = self.reader(client_id, pnn)
+        if conn == NULL:
+            self.engine.upcall(UPCALL_DRAINED, 0, 0, NULL, 0)
+        else:
+            self.behind.push_back(conn.slot)
+
+    cdef Conn *reader(self, uint32_t client_id, int pnn) noexcept:
+        if pnn < 0:
+            return self.engine.client(client_id)
+        if <size_t>pnn >= self.engine.links_out.size() or self.engine.links_out[pnn] < 0:
+            return NULL
+        return self.engine.slots[self.engine.links_out[pnn]]
+
+    cdef watch_conn(self, Conn *conn):
+        try:
+            self.watch(conn.fd, <uint64_t>conn.slot, EPOLLIN)
+        except HostError:
+            # Nothing would ever be heard of it; the next turn closes the descriptor.
+            self.engine.end(conn, b"it cannot be watched")
+            raise
 
     cdef watch(self, int fd, uint64_t data, uint32_t mask):
         cdef epoll_event event
@@ -303,6 +339,8 @@ cdef class Poller:
             if conn.kind != CONN_FREE and conn.fd >= 0 and not conn.blocked:
                 self.write(conn)
         self.engine.dirty.clear()
+        if self.behind.size():
+            self.look_behind()
         if self.engine.ended.size() == 0:
             return
         for i in range(self.engine.ended.size()):
@@ -312,3 +350,16 @@ cdef class Poller:
                 close(conn.fd)
                 conn.fd = -1
         self.engine.release()
+
+    cdef void look_behind(self) noexcept nogil:
+        """Tell of connections that have caught up. Called before slots are freed, so that none is missed."""
+        cdef size_t i = 0
+        cdef Conn *conn
+        while i < self.behind.size():
+            conn = self.engine.slots[self.behind[i]]
+            if conn.closing or conn.kind == CONN_FREE or conn.out.size() <= DRAINED_BYTES:
+                self.behind[i] = self.behind.back()
+                self.behind.pop_back()
+                self.engine.upcall(UPCALL_DRAINED, 0, 0, NULL, 0)
+            else:
+                i += 1

@@ -9,16 +9,31 @@ import sys
 from pathlib import Path
 
 import ctdbpy
+from ctdbpy.errors import HostError
 from ctdbpy.host.children import Child, Children
 
 
-def spawn_module(children: Children, module: str, theirs: socket.socket, *arguments: str) -> Child:
-    """Start `python -m module FD arguments…` with its end of a socket pair. Raises HostError."""
+def start_helper(children: Children, module: str) -> tuple[Child, socket.socket]:
+    """Start `python -m module 0`; returns it and our end of its socket, non-blocking. Raises HostError.
+
+    Its end is its standard input: a daemon with a thousand clients has no descriptor below 1024 to give,
+    and `select` in the helper takes no other.
+    """
     # -P: nothing from the working directory is imported; the package is found where we found it.
+    argv = (sys.executable, "-P", "-m", module, "0")
     environ = {**os.environ, "PYTHONPATH": str(Path(ctdbpy.__file__).parent.parent)}
-    return children.spawn(
-        (sys.executable, "-P", "-m", module, str(theirs.fileno()), *arguments),
-        environ=environ,
-        stdout=None,
-        pass_fds=(theirs.fileno(),),
-    )
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        raise HostError(f"cannot start '{module}': {error.strerror}") from error
+    with theirs:
+        try:
+            child = children.spawn(argv, environ=environ, stdin=theirs.fileno(), stdout=None)
+        except OSError as error:
+            ours.close()
+            raise HostError(f"cannot start '{module}': {error.strerror}") from error
+        except HostError:
+            ours.close()
+            raise
+    ours.setblocking(False)
+    return child, ours

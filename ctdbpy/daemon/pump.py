@@ -14,11 +14,12 @@ from collections.abc import Callable
 
 from ctdbpy.core import effects, inputs
 from ctdbpy.core.node import Node
+from ctdbpy.daemon import poller as pollers
 from ctdbpy.daemon.locks import LockWaiters
 from ctdbpy.daemon.poller import Poller
 from ctdbpy.daemon.records import LocalRecords
 from ctdbpy.daemon.workers import Workers
-from ctdbpy.errors import ConfigError, ProtocolError, StoreError
+from ctdbpy.errors import ConfigError, HostError, ProtocolError, StoreError
 from ctdbpy.host.logs import python_level
 from ctdbpy.host.notify import Notifier
 from ctdbpy.host.unix_socket import peer_credentials
@@ -30,6 +31,8 @@ from ctdbpy.wire import packets
 log = logging.getLogger("ctdbpy.daemon")
 
 ACCEPTS_A_TURN = 64
+#: Without descriptors for another client, those that wait are looked at again so much later.
+ACCEPT_AGAIN_S = 0.2
 
 
 class Pump:
@@ -65,6 +68,8 @@ class Pump:
         self._version = version
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._accept_again: asyncio.TimerHandle | None = None
+        self._is_full = False
         self._is_ready = False
         self._pending: list[inputs.Input] = []
         self._is_stepping = False
@@ -82,8 +87,9 @@ class Pump:
     def stop_serving(self) -> None:
         """Take no more clients, nodes or work."""
         self._loop.remove_reader(self._listener.fileno())
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._accept_again):
+            if timer is not None:
+                timer.cancel()
         self._links.stop()
         self._waiters.stop()
         self._workers.stop()
@@ -129,16 +135,33 @@ class Pump:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
-                log.error("cannot accept a client: %s", error)
+                self._pause_accepting(error)
                 return
+            self._is_full = False
             credentials = peer_credentials(connection)
             if not credentials.is_trusted():
                 log.warning("refused a client: %s is neither root nor the daemon's user", credentials)
                 connection.close()
                 continue
             connection.setblocking(False)
-            client_id = self._poller.add_client(connection.detach())
+            try:
+                client_id = self._poller.add_client(connection.detach())
+            except HostError as error:
+                log.error("cannot serve a client: %s", error)
+                continue
             self.step(inputs.ClientConnected(client_id, credentials.pid, credentials.uid))
+
+    def _pause_accepting(self, error: OSError) -> None:
+        """Without a descriptor for the next client the listener stays readable: asking at once would spin."""
+        if not self._is_full:
+            self._is_full = True
+            log.error("cannot accept clients: %s; those that come wait until others leave", error.strerror)
+        self._loop.remove_reader(self._listener.fileno())
+        self._accept_again = self._loop.call_later(ACCEPT_AGAIN_S, self._resume_accepting)
+
+    def _resume_accepting(self) -> None:
+        self._accept_again = None
+        self._loop.add_reader(self._listener.fileno(), self._accept)
 
     def take_upcalls(self) -> None:
         """What the engine left to Python, in order."""
@@ -168,6 +191,8 @@ class Pump:
                 self.step(inputs.RevokeWanted(number, key, buffer, nodes))
             case upcalls.TRAVERSE_END:
                 self.step(inputs.TraverseEnded(second, number))
+            case pollers.DRAINED:
+                self._workers.drained()
             case _:
                 raise AssertionError(f"unknown upcall {kind}")
 
@@ -203,9 +228,9 @@ class Pump:
             case effects.Log(level, text):
                 log.log(python_level(level), "%s", text)
             case effects.ReplyToClient(client_id, reqid, status, data, error):
-                self._records.reply_client(client_id, reqid, status, data, error)
+                self._records.reply_client(client_id, reqid, status, data, _sendable(error))
             case effects.ReplyToNode(pnn, reqid, status, data, error):
-                self._records.reply_node(pnn, reqid, status, data, error)
+                self._records.reply_node(pnn, reqid, status, data, _sendable(error))
             case effects.SendControl(pnn, reqid, opcode, srvid, client_id, flags, data):
                 self._records.send_control(pnn, reqid, opcode, srvid, client_id, flags, data)
             case effects.SendMessage(destnode, srvid, data):
@@ -260,3 +285,8 @@ class Pump:
             self._notifier.ready(text)
         else:
             self._notifier.status(text)
+
+
+def _sendable(text: str) -> str:
+    """An error's text may quote a name that is not UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()

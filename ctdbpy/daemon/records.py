@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ctdbpy.core.ports import Busy
@@ -12,7 +12,7 @@ from ctdbpy.store.databases import DatabaseKind, file_name, open_database
 from ctdbpy.store.engine import Engine
 from ctdbpy.store.merge import Merge
 from ctdbpy.store.tdb import CLEAR_IF_FIRST, NOLOCK, NOSYNC, Tdb
-from ctdbpy.wire.constants import DbFlag
+from ctdbpy.wire.constants import BROADCASTS, DbFlag
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,14 @@ class FileLayout:
     hash_size: int
     max_dead: int
     mutexes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Who records in bulk are sent to: a client of ours, or a node."""
+
+    client_id: int = 0
+    pnn: int = -1
 
 
 def kind_of(flags: DbFlag) -> DatabaseKind:
@@ -44,12 +52,25 @@ class LocalRecords(Engine):
         self._names: dict[int, str] = {}
         #: Told of each database that is about to be detached: whoever else has its file open closes it.
         self.on_detach: list[Callable[[int], None]] = []
+        #: Told of SpinUs whenever tunables change.
+        self.set_spin: Callable[[int], None] = lambda spin_us: None
+        self._reader: Reader | None = None
+        self._walks: dict[int, int] = {}
         self.lmasters: tuple[int, ...] = ()
 
     def set_map(self, generation: int, lmasters: tuple[int, ...]) -> None:
         """Use this vnnmap from now on."""
         self.lmasters = lmasters
         super().set_map(generation, lmasters)
+
+    def set_tunables(self, values: tuple[tuple[str, int], ...]) -> None:
+        """Use these tunables; those of the files count from the next attach on."""
+        super().set_tunables(values)
+        named = dict(values)
+        self._layout = replace(
+            self._layout, hash_size=named["DatabaseHashSize"], max_dead=named["DatabaseMaxDead"]
+        )
+        self.set_spin(named["SpinUs"])
 
     def flags(self, db_id: int) -> DbFlag:
         """Flags of an attached database."""
@@ -127,3 +148,36 @@ class LocalRecords(Engine):
     def counters(self) -> dict[str, int]:
         """Counters by their name in upstream's statistics."""
         return self.counters_by_name()
+
+    # -- records on their way out in bulk --------------------------------------------------------
+
+    def take_reader(self) -> Reader | None:
+        """Whom records were sent to since the last call, so that their producer sees who is behind."""
+        reader, self._reader = self._reader, None
+        return reader
+
+    def open_traverse(self, traverse_id: int, client_id: int, srvid: int, reqid: int) -> None:
+        """Records of this traverse go to a client of ours."""
+        self._walks[traverse_id] = client_id
+        super().open_traverse(traverse_id, client_id, srvid, reqid)
+
+    def close_traverse(self, traverse_id: int, finish: bool) -> None:
+        """Forget it."""
+        self._walks.pop(traverse_id, None)
+        super().close_traverse(traverse_id, finish)
+
+    def forward_traverse(self, traverse_id: int, part: bytes) -> None:
+        """Deliver records to the traverse's client."""
+        super().forward_traverse(traverse_id, part)
+        self._reader = Reader(client_id=self._walks.get(traverse_id, 0))
+
+    def send_traverse(self, pnn: int, traverse_id: int, part: bytes, last: bool) -> None:
+        """Send records to the node that asked for them."""
+        super().send_traverse(pnn, traverse_id, part, last)
+        self._reader = Reader(pnn=pnn)
+
+    def send_message(self, destnode: int, srvid: int, data: bytes) -> None:
+        """Send a message; what a recovery pulls goes out this way."""
+        super().send_message(destnode, srvid, data)
+        if destnode not in BROADCASTS and destnode != self._pnn:
+            self._reader = Reader(pnn=destnode)

@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -54,6 +55,9 @@ EXIT_CANNOT_START: Final = 1
 EXIT_SOCKET: Final = 10
 EXIT_PIDFILE: Final = 11
 EXIT_DEFECT: Final = 70
+
+#: Some systems' limit is without bounds; no node has so many clients.
+FILES_MAX: Final = 1 << 18
 
 #: What the daemon says it is to other nodes: C daemons of another minor version end themselves on hearing it.
 SAMBA_VERSION: Final = (4, 17)
@@ -112,6 +116,7 @@ def _run(configuration: Configuration, logs: Logs, stack: ExitStack) -> int:
         for note in (pidfile.note, listening.note):
             if note:
                 log.log(NOTICE, "%s", note)
+        _raise_file_limit()
         if configuration.settings.realtime_scheduling and not paths.test_mode:
             for outcome in (lock_memory(), raise_priority()):
                 log.log(NOTICE if outcome.done else logging.WARNING, "%s", outcome.text)
@@ -134,6 +139,7 @@ def _run(configuration: Configuration, logs: Logs, stack: ExitStack) -> int:
     )
     records = LocalRecords(pnn, layout)
     poller = Poller(records)
+    records.set_spin = poller.set_spin
     stack.callback(poller.close)
     selector = EngineSelector(poller)
     try:
@@ -191,6 +197,8 @@ class _Start:
             lambda happened: pump.step(happened),
             log.warning,
             pnn=self.pnn,
+            backlog=poller.backlog,
+            await_drained=poller.await_drained,
         )
         waiters = LockWaiters(records, children, log.warning)
         records.on_detach += [workers.forget, waiters.forget]
@@ -223,6 +231,8 @@ class _Start:
             loop.add_signal_handler(number, pump.step, inputs.ShutdownAsked(f"signal {number.name}"))
         loop.add_signal_handler(signal.SIGHUP, lambda: log.info("%s", self.logs.reopen()))
         pump.start(selector.upcalls_fd)
+        if notifier.watchdog_s is not None:
+            _keep_alive(notifier, notifier.watchdog_s / 2)
         done, _ = await asyncio.wait((pump.exit, crashed), return_when=asyncio.FIRST_COMPLETED)
         notifier.stopping("ending")
         pump.stop_serving()
@@ -259,6 +269,18 @@ class _Start:
             mutexes=settings.tdb_mutexes,
             log_level=settings.log_level,
         )
+
+
+def _keep_alive(notifier: Notifier, interval_s: float) -> None:
+    """Tell the service manager that the loop turns, as long as it does."""
+    notifier.alive()
+    asyncio.get_running_loop().call_later(interval_s, _keep_alive, notifier, interval_s)
+
+
+def _raise_file_limit() -> None:
+    """Take as many descriptors as the service allows: each Samba process holds one."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, FILES_MAX), hard))
 
 
 def _nodes(path: str) -> tuple[inputs.NodeAddress, ...]:

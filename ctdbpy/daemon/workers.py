@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Bulk workers: processes that read and write whole databases on handles of their own.
 
-Three uses, kept apart so that one never waits for another: a session (everything done to a
-frozen database happens in one worker, which holds its lock), writers (updates of persistent
-databases, in order per database) and scanners (traverses, pulls, vacuum scans).
+Three uses, kept apart so that one never waits for another: sessions (everything done to a
+frozen database happens in one worker, which has its locks held; a worker has several), writers
+(updates of persistent databases, in order per database) and scanners (traverses, vacuum scans).
+
+Records that go out to somebody who reads slowly are produced no faster than they are read.
 """
 
 from __future__ import annotations
@@ -11,21 +13,18 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import socket
 import struct
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
 
 from ctdbpy.core import inputs
 from ctdbpy.core.effects import JobKind, StartJob
 from ctdbpy.core.ports import Busy
-from ctdbpy.daemon.processes import spawn_module
-from ctdbpy.daemon.records import LocalRecords
-from ctdbpy.errors import HostError, ProtocolError, StoreError
-from ctdbpy.host.children import Child, Children
-from ctdbpy.store import jobs
+from ctdbpy.daemon.records import LocalRecords, Reader
+from ctdbpy.daemon.worker import Worker
+from ctdbpy.errors import HostError, StoreError
+from ctdbpy.host.children import Children
 from ctdbpy.store.jobs import (
     Answer,
     Database,
@@ -41,16 +40,20 @@ from ctdbpy.store.jobs import (
     VacuumScan,
 )
 from ctdbpy.wire.constants import DbFlag
+from ctdbpy.wire.records import RecordHeader
 
-WRITERS: Final = 2
+WRITERS_MAX: Final = 4
 SCANNERS_MAX: Final = 4
-SESSIONS_KEPT: Final = 2
+#: Kept ready from the start: a recovery freezes every database at once, and a process takes 40 ms to start.
+SESSION_WORKERS: Final = max(2, min(3, os.cpu_count() or 1))
 FETCH_RETRY_S: Final = 0.005
 FETCH_LIMIT_S: Final = 30.0
-READ_BYTES: Final = 1 << 18
+#: What may wait to be read by one client or node before nothing more is produced for them.
+BACKLOG_BYTES_MAX: Final = 8 << 20
 
 #: Id of a request whose answer nobody waits for; jobs count from 1.
 _NO_JOB: Final = 0
+_NO_DATABASE: Final = Database("", 0, 0, False)
 _TRAVERSE: Final = struct.Struct("=IIB")
 _PULL: Final = struct.Struct("=II")
 _PLAIN: Final = {
@@ -65,20 +68,12 @@ _PLAIN: Final = {
 }
 
 
-@dataclass(slots=True)
-class _Worker:
-    child: Child
-    socket: socket.socket
-    received: bytearray = field(default_factory=bytearray)
-    unsent: bytearray = field(default_factory=bytearray)
-    #: Jobs it has, oldest first, with what to do about their answers.
-    jobs: dict[int, StartJob] = field(default_factory=dict)
-    session: int = 0
-    session_db: int = 0
-
-
 class Workers:
-    """All worker processes of the daemon. `answer(input)` takes what comes back, on the loop."""
+    """All worker processes of the daemon.
+
+    answer(input): takes what comes back, on the loop. backlog(client_id, pnn): bytes that wait to be read
+    by a client or node. await_drained(client_id, pnn): have `drained` called when that has become little.
+    """
 
     def __init__(
         self,
@@ -88,51 +83,56 @@ class Workers:
         log: Callable[[str], None],
         *,
         pnn: int,
+        backlog: Callable[[int, int], int],
+        await_drained: Callable[[int, int], None],
     ) -> None:
         self._records = records
         self._children = children
         self._answer = answer
         self._log = log
         self._pnn = pnn
-        self._workers: list[_Worker] = []
-        self._writers: list[_Worker] = []
-        self._scanners: list[_Worker] = []
-        self._idle_sessions: list[_Worker] = []
-        self._sessions: dict[int, _Worker] = {}
+        self._backlog = backlog
+        self._await_drained = await_drained
+        self._writers: list[Worker] = []
+        self._scanners: list[Worker] = []
+        self._session_workers: list[Worker] = []
+        #: Sessions by their number: who has them, and of which database.
+        self._sessions: dict[int, tuple[Worker, int]] = {}
         self._scans: deque[StartJob] = deque()
+        self._paused: dict[Worker, Reader] = {}
         self._fetches: dict[int, asyncio.TimerHandle] = {}
         self._is_stopped = False
 
     def start(self) -> None:
-        """Have a writer ready, so that the first commit does not wait for a process to start."""
-        self._writer(0)
+        """Have workers ready, so that neither a commit nor a recovery waits for a process to start."""
+        self._writers.append(self._start_one())
+        for _ in range(SESSION_WORKERS):
+            self._session_workers.append(self._start_one())
 
     def stop(self) -> None:
         """End every worker; what they had not committed is undone by the kernel and libtdb."""
         self._is_stopped = True
         for timer in self._fetches.values():
             timer.cancel()
-        for worker in self._workers:
-            self._close(worker)
-        self._workers.clear()
+        for worker in self._all():
+            worker.close()
 
     # -- jobs -----------------------------------------------------------------------
 
     def start_job(self, job: StartJob) -> None:
         """Give a job to the worker it belongs to."""
+        if self._is_stopped:
+            return
         if job.kind is JobKind.FETCH:
             self._fetch(job, asyncio.get_running_loop().time() + FETCH_LIMIT_S)
-            return
-        try:
-            if job.session:
-                self._send(self._session(job), job)
-            elif job.kind in (JobKind.UPDATE, JobKind.STORE):
-                self._send(self._writer(job.db_id), job)
-            else:
-                self._scans.append(job)
-                self._give_scans()
-        except (HostError, StoreError) as error:
-            self._end_job(job, errno.EIO, str(error))
+        elif job.session or job.kind in (JobKind.UPDATE, JobKind.STORE):
+            try:
+                self._give(self._session(job) if job.session else self._writer(job.db_id), job)
+            except (HostError, StoreError) as error:
+                self._end_job(job, errno.EIO, str(error))
+        else:
+            self._scans.append(job)
+            self._give_scans()
 
     def stop_job(self, job_id: int) -> None:
         """End a job; nobody wants its answer."""
@@ -140,19 +140,35 @@ class Workers:
         if timer is not None:
             timer.cancel()
         self._scans = deque(job for job in self._scans if job.job_id != job_id)
-        for worker in self._workers:
-            job = worker.jobs.pop(job_id, None)
-            if job is not None:
-                self._write(worker, Request(job_id, self._database(job.db_id), Plain(Kind.STOP)).pack())
+        for worker in self._all():
+            if worker.jobs.pop(job_id, None) is not None:
+                worker.ask(Request(job_id, _NO_DATABASE, Plain(Kind.STOP)))
+                # It hears of it only once it is rid of what it has produced.
+                self._resume(worker)
 
     def forget(self, db_id: int) -> None:
         """Have every worker close a database's file, before it is detached."""
-        request = Request(_NO_JOB, self._database(db_id), Plain(Kind.FORGET)).pack()
-        for worker in self._workers:
-            self._write(worker, request)
+        request = Request(_NO_JOB, self._database(db_id), Plain(Kind.FORGET))
+        for worker in self._all():
+            worker.ask(request)
+
+    def drained(self) -> None:
+        """Somebody who was far behind has read most of what waited, or is gone."""
+        for worker, reader in list(self._paused.items()):
+            if self._backlog(reader.client_id, reader.pnn) <= BACKLOG_BYTES_MAX:
+                self._resume(worker)
+
+    def _resume(self, worker: Worker) -> None:
+        self._paused.pop(worker, None)
+        worker.resume()
+
+    def _all(self) -> list[Worker]:
+        return [*self._writers, *self._scanners, *self._session_workers]
+
+    # -- reading one record: no process is needed for that -----------------------------
 
     def _fetch(self, job: StartJob, limit_s: float) -> None:
-        """Read one record as soon as nobody holds its chain; no process is needed for that."""
+        """Read one record as soon as nobody holds its chain."""
         loop = asyncio.get_running_loop()
         self._fetches.pop(job.job_id, None)
         try:
@@ -172,10 +188,12 @@ class Workers:
     def _read(self, job: StartJob) -> bytes | None:
         if not job.session:
             return self._records.fetch(job.db_id, job.data)
-        worker = self._sessions.get(job.session)
-        if worker is None:
+        if job.session not in self._sessions:
             raise StoreError(f"cannot read database 0x{job.db_id:08x}: it is not frozen any more")
-        if any(other.kind is JobKind.FREEZE for other in worker.jobs.values()):
+        worker, _db_id = self._sessions[job.session]
+        if any(
+            other.kind is JobKind.FREEZE and other.session == job.session for other in worker.jobs.values()
+        ):
             raise Busy
         return self._records.fetch_frozen(job.db_id, job.data)
 
@@ -183,9 +201,60 @@ class Workers:
         self._fetches.pop(answer.job_id, None)
         self._answer(answer)
 
-    def _end_job(self, job: StartJob, status: int, error: str) -> None:
-        answer = inputs.JobAnswered(job.job_id, True, status, b"", error)
-        asyncio.get_running_loop().call_soon(self._answer, answer)
+    # -- which worker ------------------------------------------------------------------
+
+    def _writer(self, db_id: int) -> Worker:
+        for worker in self._writers:
+            # Updates of one database stay in order.
+            if any(job.db_id == db_id for job in worker.jobs.values()):
+                return worker
+        if all(worker.jobs for worker in self._writers) and len(self._writers) < WRITERS_MAX:
+            # A transaction waits as long as some program holds a lock of its database.
+            self._writers.append(self._start_one())
+        return min(self._writers, key=lambda worker: len(worker.jobs))
+
+    def _give_scans(self) -> None:
+        while self._scans:
+            worker = next((each for each in self._scanners if not (each.jobs or each.is_paused)), None)
+            if worker is None:
+                if len(self._scanners) >= SCANNERS_MAX:
+                    return
+                try:
+                    worker = self._start_one()
+                except HostError as error:
+                    if not self._scanners:
+                        self._end_job(self._scans.popleft(), errno.EIO, str(error))
+                        continue
+                    return
+                self._scanners.append(worker)
+            job = self._scans.popleft()
+            try:
+                self._give(worker, job)
+            except StoreError as error:
+                self._end_job(job, errno.EIO, str(error))
+
+    def _session(self, job: StartJob) -> Worker:
+        known = self._sessions.get(job.session)
+        if known is not None:
+            return known[0]
+        if job.kind is not JobKind.FREEZE:
+            raise StoreError(f"cannot {job.kind.value} database 0x{job.db_id:08x}: it is not frozen any more")
+        if len(self._session_workers) < SESSION_WORKERS:
+            self._session_workers.append(self._start_one())
+        having = [worker for worker, _db_id in self._sessions.values()]
+        worker = min(self._session_workers, key=having.count)
+        self._sessions[job.session] = worker, job.db_id
+        return worker
+
+    def _start_one(self) -> Worker:
+        return Worker(self._children, self._answered, self._lost)
+
+    # -- there and back -------------------------------------------------------------------
+
+    def _give(self, worker: Worker, job: StartJob) -> None:
+        request = Request(job.job_id, self._database(job.db_id), self._task(job))
+        worker.jobs[job.job_id] = job
+        worker.ask(request)
 
     def _database(self, db_id: int) -> Database:
         tdb = self._records.tdb(db_id)
@@ -212,131 +281,38 @@ class Workers:
             case _:
                 return Plain(_PLAIN[job.kind])
 
-    # -- which worker ------------------------------------------------------------------
-
-    def _writer(self, db_id: int) -> _Worker:
-        if len(self._writers) < WRITERS and (not self._writers or all(w.jobs for w in self._writers)):
-            busy = any(job.db_id == db_id for w in self._writers for job in w.jobs.values())
-            if not busy:
-                self._writers.append(self._start_one())
-        for worker in self._writers:
-            # Updates of one database stay in order.
-            if any(job.db_id == db_id for job in worker.jobs.values()):
-                return worker
-        return min(self._writers, key=lambda worker: len(worker.jobs))
-
-    def _give_scans(self) -> None:
-        while self._scans:
-            worker = next((w for w in self._scanners if not w.jobs), None)
-            if worker is None:
-                if len(self._scanners) >= SCANNERS_MAX:
-                    return
-                worker = self._start_one()
-                self._scanners.append(worker)
-            self._send(worker, self._scans.popleft())
-
-    def _session(self, job: StartJob) -> _Worker:
-        worker = self._sessions.get(job.session)
-        if worker is None:
-            if job.kind is not JobKind.FREEZE:
-                raise StoreError(
-                    f"cannot {job.kind.value} database 0x{job.db_id:08x}: it is not frozen any more"
-                )
-            worker = self._idle_sessions.pop() if self._idle_sessions else self._start_one()
-            worker.session = job.session
-            worker.session_db = job.db_id
-            self._sessions[job.session] = worker
-        return worker
-
-    def _end_session(self, worker: _Worker) -> None:
-        self._sessions.pop(worker.session, None)
-        worker.session = 0
-        if len(self._idle_sessions) < SESSIONS_KEPT:
-            self._idle_sessions.append(worker)
-        else:
-            self._workers.remove(worker)
-            self._close(worker)
-
-    # -- one worker ----------------------------------------------------------------------
-
-    def _start_one(self) -> _Worker:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            child = spawn_module(self._children, "ctdbpy.store.worker", theirs)
-        except HostError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        ours.setblocking(False)
-        worker = _Worker(child, ours)
-        self._workers.append(worker)
-        asyncio.get_running_loop().add_reader(ours.fileno(), self._readable, worker)
-        return worker
-
-    def _send(self, worker: _Worker, job: StartJob) -> None:
-        request = Request(job.job_id, self._database(job.db_id), self._task(job))
-        worker.jobs[job.job_id] = job
-        self._write(worker, request.pack())
-
-    def _write(self, worker: _Worker, data: bytes) -> None:
-        is_waiting = bool(worker.unsent)
-        worker.unsent += data
-        if not is_waiting:
-            self._writable(worker)
-
-    def _writable(self, worker: _Worker) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            while worker.unsent:
-                del worker.unsent[: worker.socket.send(worker.unsent)]
-        except (BlockingIOError, InterruptedError):
-            loop.add_writer(worker.socket.fileno(), self._writable, worker)
-            return
-        except OSError as error:
-            loop.call_soon(self._lost, worker, os.strerror(error.errno or 0))
-            return
-        loop.remove_writer(worker.socket.fileno())
-
-    def _readable(self, worker: _Worker) -> None:
-        try:
-            data = worker.socket.recv(READ_BYTES)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self._lost(worker, os.strerror(error.errno or 0))
-            return
-        if not data:
-            self._lost(worker, "it ended")
-            return
-        worker.received += data
-        try:
-            while (answer := jobs.take_answer(worker.received)) is not None:
-                self._answered(worker, answer)
-        except ProtocolError as error:
-            self._lost(worker, str(error))
-
-    def _answered(self, worker: _Worker, answer: Answer) -> None:
+    def _answered(self, worker: Worker, answer: Answer) -> None:
         job = worker.jobs.get(answer.job_id)
         if job is None:
+            if not worker.jobs:
+                self._give_scans()
+            return
+        if not answer.is_last:
+            self._part(worker, answer)
             return
         error, data = "", answer.data
-        if answer.is_last:
-            del worker.jobs[answer.job_id]
-            if answer.status:
-                error, data = data.decode(errors="replace"), b""
-            elif job.kind is JobKind.PUSH:
-                for key in answer.scheduled:
-                    self._schedule(job.db_id, key)
-                data = data[:4]
-            if job.kind is JobKind.THAW or (job.kind is JobKind.FREEZE and answer.status):
-                self._end_session(worker)
-        self._answer(inputs.JobAnswered(answer.job_id, answer.is_last, answer.status, data, error))
-        if answer.is_last:
-            try:
-                self._give_scans()
-            except HostError as reason:
-                self._log(str(reason))
+        del worker.jobs[answer.job_id]
+        if answer.status:
+            error, data = data.decode(errors="replace"), b""
+        elif job.kind is JobKind.PUSH:
+            for key in answer.scheduled:
+                self._schedule(job.db_id, key)
+            data = data[:4]
+        if job.kind is JobKind.THAW or (job.kind is JobKind.FREEZE and answer.status):
+            self._sessions.pop(job.session, None)
+        self._answer(inputs.JobAnswered(answer.job_id, True, answer.status, data, error))
+        self._give_scans()
+
+    def _part(self, worker: Worker, answer: Answer) -> None:
+        self._records.take_reader()
+        self._answer(inputs.JobAnswered(answer.job_id, False, answer.status, answer.data, ""))
+        reader = self._records.take_reader()
+        if reader is None or answer.job_id not in worker.jobs:
+            return
+        if self._backlog(reader.client_id, reader.pnn) > BACKLOG_BYTES_MAX:
+            self._paused[worker] = reader
+            worker.pause()
+            self._await_drained(reader.client_id, reader.pnn)
 
     def _schedule(self, db_id: int, key: bytes) -> None:
         try:
@@ -344,30 +320,26 @@ class Workers:
         except (Busy, StoreError):
             # The full vacuum scan finds it.
             return
-        if record is not None and len(record) == 24:
+        if record is not None and len(record) == RecordHeader.SIZE:
             self._records.schedule_deletion(db_id, record, key)
 
-    def _lost(self, worker: _Worker, reason: str) -> None:
-        if worker not in self._workers or self._is_stopped:
+    def _end_job(self, job: StartJob, status: int, error: str) -> None:
+        answer = inputs.JobAnswered(job.job_id, True, status, b"", error)
+        asyncio.get_running_loop().call_soon(self._answer, answer)
+
+    def _lost(self, worker: Worker, reason: str) -> None:
+        if self._is_stopped:
             return
-        self._workers.remove(worker)
-        for kept in (self._writers, self._scanners, self._idle_sessions):
+        for kept in (self._writers, self._scanners, self._session_workers):
             if worker in kept:
                 kept.remove(worker)
-        self._close(worker)
-        self._log(f"worker process {worker.child.pid} is lost: {reason}; its {len(worker.jobs)} jobs fail")
+        self._paused.pop(worker, None)
+        sessions = [(number, db_id) for number, (owner, db_id) in self._sessions.items() if owner is worker]
+        for number, _db_id in sessions:
+            del self._sessions[number]
+        self._log(f"worker process {worker.pid} is lost: {reason}; its {len(worker.jobs)} jobs fail")
         for job in worker.jobs.values():
-            self._answer(
-                inputs.JobAnswered(job.job_id, True, errno.EIO, b"", f"its worker is lost: {reason}")
-            )
-        if worker.session:
-            del self._sessions[worker.session]
-            self._answer(inputs.SessionLost(worker.session, worker.session_db, reason))
+            self._end_job(job, errno.EIO, f"its worker is lost: {reason}")
+        for number, db_id in sessions:
+            self._answer(inputs.SessionLost(number, db_id, reason))
         self._give_scans()
-
-    def _close(self, worker: _Worker) -> None:
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(worker.socket.fileno())
-        loop.remove_writer(worker.socket.fileno())
-        worker.socket.close()
-        worker.child.kill()
