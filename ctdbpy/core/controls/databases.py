@@ -246,7 +246,7 @@ def _vacuum_fetch(rooms: Rooms, _request: Request, buffer: RecBuffer) -> Reply:
     database = rooms.state.databases.get(buffer.db_id)
     if database is None:
         return no_database(buffer.db_id)
-    rooms.runner.spawn(f"vacuum fetch {database.name}", rooms.vacuum.fetch(buffer, database))
+    rooms.vacuum.fetch(buffer, database)
     return OK
 
 

@@ -9,9 +9,10 @@ Source: reference/ctdb.md 7.5.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from ctdbpy.core.effects import JobKind, LogLevel
 from ctdbpy.core.jobs import Jobs
@@ -25,11 +26,17 @@ from ctdbpy.wire.constants import RecordFlag
 from ctdbpy.wire.controls import Control
 from ctdbpy.wire.records import RecBuffer, RecData, RecordHeader
 
+_T = TypeVar("_T")
+
 #: Records looked at between two pauses; about a millisecond of work.
 STEP: Final = 200
 _PAUSE_S: Final = 0.002
+#: How often to look whether a record that was sent for has come.
+_LOOK_S: Final = 0.05
 #: A second look at a record somebody holds makes no sense before this.
 _RETRY_S: Final = 0.5
+#: Records of one database other nodes may name to be fetched; what is left out is named again.
+FETCHES_MAX: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,8 @@ class Vacuum:
         self._due_s: dict[int, float] = {}
         self._fast_runs: dict[int, int] = {}
         self._running: dict[int, Procedure[Reply]] = {}
+        # Keys in the order they were named.
+        self._fetches: dict[int, dict[bytes, None]] = {}
 
     # -- runs -----------------------------------------------------------------------------------
 
@@ -81,6 +90,7 @@ class Vacuum:
         for db_id in [each for each in self._due_s if each not in databases]:
             del self._due_s[db_id]
             self._fast_runs.pop(db_id, None)
+            self._fetches.pop(db_id, None)
         for db_id, procedure in list(self._running.items()):
             if db_id not in databases or not self._may_run(databases[db_id]):
                 procedure.cancel()
@@ -133,6 +143,7 @@ class Vacuum:
             await self._scan(database)
         # Only what is queued now: what comes meanwhile is for the next run.
         state = self._state
+        fetches = self._fetches.pop(database.db_id, {})
         queued: list[tuple[bytes, bytes]] = []
         while batch := state.records.take_deletions(database.db_id, STEP):
             queued += batch
@@ -147,7 +158,34 @@ class Vacuum:
             for key, header in queued:
                 if database.db_id in state.databases:
                     state.records.schedule_deletion(database.db_id, header, key)
+        await self._fetch(database, list(fetches))
         return OK
+
+    async def _fetch(self, database: Database, keys: list[bytes]) -> None:
+        """Bring empty records here whose lmaster we are; they are queued as they come, for the next run."""
+        expected: deque[bytes] = deque()
+        for batch in batches(keys, STEP):
+            for key in batch:
+                if self._is_elsewhere(database, key):
+                    self._state.records.vacuum_fetch(database.db_id, key)
+                    expected.append(key)
+            await self._runner.sleep(_PAUSE_S)
+        # Last, and to the end: deleting waits for nobody, and whoever asked for this run learns how it went.
+        while expected:
+            for _ in range(min(len(expected), STEP)):
+                if self._is_elsewhere(database, expected[0]):
+                    break
+                expected.popleft()
+            await self._runner.sleep(_LOOK_S)
+
+    def _is_elsewhere(self, database: Database, key: bytes) -> bool:
+        try:
+            stored = self._state.records.fetch(database.db_id, key)
+        except Busy:
+            return True
+        if stored is None or len(stored) < RecordHeader.SIZE:
+            return False
+        return RecordHeader.unpack(stored[: RecordHeader.SIZE]).dmaster != self._state.pnn
 
     async def _scan(self, database: Database) -> None:
         """Queue every empty record of ours, as a worker finds them."""
@@ -249,14 +287,13 @@ class Vacuum:
             return False
         return self._state.records.try_delete(database.db_id, record.key, header.rsn)
 
-    async def fetch(self, buffer: RecBuffer, database: Database) -> None:
-        """Another node has empty records whose lmaster we are: bring them here to be deleted."""
-        for batch in batches(buffer.records, STEP):
-            for record in batch:
-                self._state.records.vacuum_fetch(database.db_id, record.key)
-            await self._runner.sleep(_PAUSE_S)
-            if database.db_id not in self._state.databases or not self._may_run(database):
+    def fetch(self, buffer: RecBuffer, database: Database) -> None:
+        """Another node has empty records whose lmaster we are: the next run brings them here."""
+        keys = self._fetches.setdefault(database.db_id, {})
+        for record in buffer.records:
+            if len(keys) >= FETCHES_MAX:
                 return
+            keys[record.key] = None
 
     # -- in detail ------------------------------------------------------------------------------
 
@@ -277,11 +314,11 @@ def records_in(part: bytes) -> Iterator[RecData]:
         yield record
 
 
-def batches(records: Iterable[RecData], size: int) -> Iterator[list[RecData]]:
-    """The records in lists of at most so many."""
-    batch: list[RecData] = []
-    for record in records:
-        batch.append(record)
+def batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    """The items in lists of at most so many."""
+    batch: list[_T] = []
+    for item in items:
+        batch.append(item)
         if len(batch) == size:
             yield batch
             batch = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from ctdbpy.core.effects import JobKind, ReplyToClient, SendControl
 from ctdbpy.core.inputs import LinkUp, ReplyArrived
+from ctdbpy.core.records.vacuum import FETCHES_MAX
 from ctdbpy.wire.codecs import U32
 from ctdbpy.wire.constants import RecordFlag
 from ctdbpy.wire.controls import Control
@@ -211,10 +212,45 @@ def test_a_node_that_fails_or_babbles_ends_the_run_and_nothing_is_deleted() -> N
         assert key in harness.records.databases[db_id].records
 
 
-def test_records_are_fetched_for_the_lmaster() -> None:
+def test_records_are_fetched_for_the_lmaster_by_its_next_run() -> None:
     harness, db_id = with_node()
-    records = tuple(RecData.of(b"%d" % number, RecordHeader()) for number in range(250))
+    keys = [b"%d" % number for number in range(250)]
+    for key in keys:
+        empty(harness, db_id, key, queued=False, dmaster=1)
+    gone, ours = b"gone", b"ours"
+    empty(harness, db_id, ours, queued=False)
+    records = tuple(RecData.of(key, RecordHeader()) for key in (*keys, gone, ours))
     assert harness.ask(Control.VACUUM_FETCH, RecBuffer(db_id, records).pack()).status == 0
+    assert not harness.records.fetched, "upstream's tests see each step by itself"
+    reqid, _effects = start(harness, db_id)
     assert len(harness.records.fetched) == 200
-    harness.advance(0.1)
-    assert [key for _, key in harness.records.fetched] == [record.key for record in records]
+    assert not harness.replies(harness.advance(1), reqid), "the run waits for them"
+    assert [key for _, key in harness.records.fetched] == keys
+    for key in keys:
+        empty(harness, db_id, key, queued=False)
+    assert harness.replies(harness.advance(1), reqid)[0].status == 0
+
+
+def test_a_record_that_cannot_be_fetched_holds_no_deletion_up() -> None:
+    harness, db_id = with_node()
+    empty(harness, db_id, b"stuck", queued=False, dmaster=1)
+    harness.ask(Control.VACUUM_FETCH, RecBuffer(db_id, (RecData.of(b"stuck", RecordHeader()),)).pack())
+    key = key_of(harness, 0)
+    empty(harness, db_id, key)
+    reqid, _effects = start(harness, db_id)
+    assert key not in harness.records.databases[db_id].records
+    effects = harness.advance(harness.node.state.tunables.vacuum_max_run_time + 1)
+    assert harness.replies(effects, reqid)[0].status == -1
+
+
+def test_only_so_many_records_are_noted_to_be_fetched() -> None:
+    harness, db_id = with_node()
+    for batch in range(3):
+        keys = [b"%d" % number for number in range(batch * 50_000, (batch + 1) * 50_000)]
+        buffer = RecBuffer(db_id, tuple(RecData.of(key, RecordHeader()) for key in keys))
+        harness.ask(Control.VACUUM_FETCH, buffer.pack())
+        for key in keys:
+            empty(harness, db_id, key, queued=False, dmaster=1)
+    start(harness, db_id)
+    harness.advance(10)
+    assert len(harness.records.fetched) == FETCHES_MAX
