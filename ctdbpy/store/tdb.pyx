@@ -12,6 +12,7 @@ import errno as errno_names
 import os
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+cimport cython
 from libc.errno cimport errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -116,6 +117,8 @@ cdef int _check(tdb_context *ctx) noexcept nogil:
     return libtdb.tdb_check(ctx, NULL, NULL)
 
 
+# What it holds is released in __dealloc__, which needs its attributes as they are.
+@cython.no_gc_clear
 cdef class Tdb:
     """An open TDB file, or one in memory. Made by `Tdb.open` and `Tdb.in_memory`; a context manager that closes."""
 
