@@ -2,10 +2,11 @@
 """The process that does bulk jobs on handles of its own.
 
 Started as `python -m ctdbpy.store.worker FD` by the daemon's main thread; FD is one end of a stream socket
-pair that the daemon made, and `jobs` says what goes over it. Jobs run one after the other; a STOP ends the
-running one at its next chunk, or one that waits in line. The worker ends when the socket closes, when the
-daemon does, and when the process that keeps one of its databases frozen is lost: then nothing it could say
-about that database would be true.
+pair that the daemon made, and `jobs` says what goes over it. Jobs run one after the other; only a FREEZE,
+which waits for other programs, lets jobs of other databases overtake it. A STOP ends the running job at its
+next chunk, or one that waits. The worker ends when the socket closes, when the daemon does, and when the
+process that keeps one of its databases frozen is lost: then nothing it could say about that database would
+be true.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import signal
 import socket
 import sys
 from collections import deque
+from dataclasses import dataclass, field
 
 from ctdbpy.errors import ProtocolError, StoreError
 from ctdbpy.store.jobs import Answer, Database, Kind, Plain, Request, take_request
@@ -58,13 +60,8 @@ class Frozen:
         theirs.close()
         self.socket.sendall(WaitRequest(0, Op.LOCKALL, session.tdb.open_flags, self._path).pack())
 
-    def wait(self, stop: Poll) -> None:
-        """Until the locks are held. Raises StoreError, or Stopped when `stop` says so."""
-        while True:
-            ready, _, _ = select.select([self.socket, *stop.sockets], [], [])
-            if self.socket in ready:
-                break
-            stop.check(block=False)
+    def settle(self) -> None:
+        """Once `socket` is readable: the locks are held. Raises StoreError if they cannot be."""
         answer = self.socket.recv(ANSWER_SIZE, socket.MSG_WAITALL)
         if len(answer) < ANSWER_SIZE or answer[4:8] != bytes(4):
             raise StoreError(
@@ -86,12 +83,24 @@ class Frozen:
         os.waitpid(self._pid, 0)
 
 
+@dataclass(slots=True)
+class Freezing:
+    """A FREEZE under way, and jobs of its database that came after it."""
+
+    job_id: int
+    frozen: Frozen
+    session: Session
+    held: deque[Request] = field(default_factory=deque)
+
+
 class Poll:
     """Requests from the daemon, also while a job runs."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.socket = connection
         self.running: int | None = None
+        #: Jobs to stop that neither run nor wait in line.
+        self.unknown: list[int] = []
         self._received = bytearray()
         self._waiting: deque[Request] = deque()
         # Bytes read since nothing was in line.
@@ -111,6 +120,10 @@ class Poll:
             self._size = len(self._received)
         self.running = request.job_id if request else None
         return request
+
+    def put_back(self, requests: deque[Request]) -> None:
+        """Let these be next in line."""
+        self._waiting.extendleft(reversed(requests))
 
     def check(self, *, block: bool) -> None:
         """Take in what came. Raises Stopped when the running job is to end, EOFError when the daemon left."""
@@ -132,9 +145,12 @@ class Poll:
         if job_id == self.running:
             self._stopped = True
             return
-        for request in [request for request in self._waiting if request.job_id == job_id]:
+        waiting = [request for request in self._waiting if request.job_id == job_id]
+        for request in waiting:
             self._waiting.remove(request)
             self.socket.sendall(Answer(job_id, errno.ECANCELED, True).pack())
+        if not waiting:
+            self.unknown.append(job_id)
 
 
 class Worker:
@@ -145,34 +161,51 @@ class Worker:
         self._connection = connection
         self._sessions: dict[str, Session] = {}
         self._frozen: dict[str, Frozen] = {}
+        self._freezing: dict[str, Freezing] = {}
 
     def run(self) -> None:
         """Until the daemon closes the socket (EOFError) or a frozen database is lost (StoreError)."""
         while True:
             request = self._poll.next()
             if request is None:
-                self._wait()
+                self._wait([self._connection], None)
+                continue
+            freezing = self._freezing.get(request.database.path)
+            if freezing is not None:
+                freezing.held.append(request)
             else:
                 self._answer(request)
+            if self._freezing:
+                self._wait(self._poll.sockets, 0)
 
-    def _wait(self) -> None:
+    def _wait(self, sockets: list[socket.socket], timeout_s: float | None) -> None:
+        """For requests on `sockets`, for locks that are held at last, and for the loss of any."""
         holders = {frozen.socket: path for path, frozen in self._frozen.items()}
-        ready, _, _ = select.select([self._connection, *holders], [], [])
-        for holder in ready:
-            if holder in holders:
-                raise StoreError(
-                    f"cannot keep {holders[holder]!r} frozen: the process that locked it is gone"
-                )
-        self._poll.check(block=True)
+        freezing = {each.frozen.socket: path for path, each in self._freezing.items()}
+        ready, _, _ = select.select([*sockets, *holders, *freezing], [], [], timeout_s)
+        for each in ready:
+            if each in holders:
+                raise StoreError(f"cannot keep {holders[each]!r} frozen: the process that locked it is gone")
+            if each in freezing:
+                self._settle(freezing[each])
+        if self._connection in ready:
+            self._poll.check(block=True)
+        while self._poll.unknown:
+            self._stop(self._poll.unknown.pop())
 
     def _answer(self, request: Request) -> None:
         status, data = 0, b""
         try:
-            data = self._do(request)
+            if request.task == Plain(Kind.FREEZE):
+                if self._begin_freeze(request):
+                    return
+            else:
+                data = self._do(request)
         except Stopped:
             status = errno.ECANCELED
         except (StoreError, ProtocolError) as error:
             status, data = status_of(error), str(error).encode("utf-8", "replace")
+        self._poll.running = None
         self._connection.sendall(Answer(request.job_id, status, True, data).pack())
 
     def _do(self, request: Request) -> bytes:
@@ -183,8 +216,6 @@ class Worker:
                 forgotten.tdb.close()
             return b""
         session = self._session(request.database)
-        if request.task == Plain(Kind.FREEZE):
-            return self._freeze(path, session)
         if request.task == Plain(Kind.THAW):
             self._thaw(path)
             return b""
@@ -199,19 +230,44 @@ class Worker:
         finally:
             parts.close()
 
-    def _freeze(self, path: str, session: Session) -> bytes:
+    def _begin_freeze(self, request: Request) -> bool:
+        """Have a process wait for all locks; False if the database is frozen already."""
+        path = request.database.path
         if path in self._frozen:
-            return b""
-        inherited = [self._connection.fileno(), *(frozen.socket.fileno() for frozen in self._frozen.values())]
-        frozen = Frozen(session, inherited)
+            return False
+        session = self._session(request.database)
+        holding = [*self._frozen.values(), *(each.frozen for each in self._freezing.values())]
+        inherited = [self._connection.fileno(), *(frozen.socket.fileno() for frozen in holding)]
+        self._freezing[path] = Freezing(request.job_id, Frozen(session, inherited), session)
+        self._poll.running = None
+        return True
+
+    def _settle(self, path: str) -> None:
+        """A FREEZE is over, well or not; what waited for it goes on."""
+        freezing = self._freezing.pop(path)
+        status, data = 0, b""
         try:
-            frozen.wait(self._poll)
-        except BaseException:
-            frozen.end()
-            raise
-        self._frozen[path] = frozen
-        session.is_frozen = True
-        return b""
+            freezing.frozen.settle()
+        except StoreError as error:
+            freezing.frozen.end()
+            status, data = status_of(error), str(error).encode("utf-8", "replace")
+        else:
+            self._frozen[path] = freezing.frozen
+            freezing.session.is_frozen = True
+        self._poll.put_back(freezing.held)
+        self._connection.sendall(Answer(freezing.job_id, status, True, data).pack())
+
+    def _stop(self, job_id: int) -> None:
+        for path, freezing in list(self._freezing.items()):
+            if freezing.job_id == job_id:
+                del self._freezing[path]
+                freezing.frozen.end()
+                self._poll.put_back(freezing.held)
+            elif held := [request for request in freezing.held if request.job_id == job_id]:
+                freezing.held.remove(held[0])
+            else:
+                continue
+            self._connection.sendall(Answer(job_id, errno.ECANCELED, True).pack())
 
     def _thaw(self, path: str) -> None:
         if session := self._sessions.get(path):

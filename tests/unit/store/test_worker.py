@@ -117,6 +117,20 @@ def test_a_freeze_waits_for_clients_and_can_be_stopped(tdb: Tdb, worker: WorkerP
     assert not tdb.chainlock_nonblock(b"key")
 
 
+def test_a_freeze_that_waits_holds_up_its_own_database_only(
+    tdb: Tdb, persistent: Tdb, worker: WorkerProcess
+) -> None:
+    tdb.chainlock(b"key")
+    freezing = worker.send(database(tdb), Plain(Kind.FREEZE))
+    counting = worker.send(database(tdb), Plain(Kind.COUNT))
+    other = Database(persistent.path, PERSISTENT, DB_ID + 1, False)
+    for kind in (Kind.FREEZE, Kind.BEGIN, Kind.WIPE, Kind.COMMIT, Kind.THAW):
+        assert worker.run(other, Plain(kind))[1].status == 0
+    tdb.chainunlock(b"key")
+    assert worker.answer() == jobs.Answer(freezing, 0, True)
+    assert worker.answer().job_id == counting
+
+
 def test_a_traverse_can_be_stopped(tdb: Tdb, worker: WorkerProcess) -> None:
     for number in range(5000):
         tdb.store(b"%d" % number, b"x" * 1000)
