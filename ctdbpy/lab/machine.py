@@ -37,6 +37,9 @@ def main() -> None:
     name, root, host, console_fd, ready_fd, shared = sys.argv[1:]
     place = Place(name, Path(root))
     ready = int(ready_fd)
+    # They were handed to us over an exec; what the host starts must not have them.
+    os.set_inheritable(ready, False)
+    os.set_inheritable(int(console_fd), False)
     try:
         socket.sethostname(host)
         kernel.make_mounts_private()
@@ -192,6 +195,9 @@ class Console:
 
 
 def _spawn(argv: list[str], env: dict[str, str], descriptors: list[int]) -> int:
+    for descriptor in descriptors:
+        # Sent descriptors come inheritable; a daemon would keep its starter's files open.
+        os.set_inheritable(descriptor, False)
     moves = [(os.POSIX_SPAWN_DUP2, source, target) for target, source in enumerate(descriptors)]
     # Python ignores SIGPIPE; a program in the host expects to find it as a shell would leave it.
     restored = [signal.SIGPIPE, signal.SIGXFSZ]

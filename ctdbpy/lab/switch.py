@@ -164,11 +164,13 @@ class Switch:
         deadline_s = time.monotonic() + _FREEZE_LIMIT_S
         # Process 1 first, so that no new command starts; the others may fork until they are all stopped.
         os.kill(pid, signal.SIGSTOP)
-        while running := [other for other, state in _processes(pid) if state not in "TtZX"]:
+        told: set[int] = set()
+        while running := [other for other, state in _processes(pid) if not _stands(state, other in told)]:
             if time.monotonic() > deadline_s:
                 raise LabError(f"cannot freeze '{host.name}': processes {running} still run")
             for other in running:
                 _signal(other, signal.SIGSTOP)
+                told.add(other)
             time.sleep(0.001)
         host.is_frozen = True
 
@@ -394,6 +396,14 @@ def _processes(init: int) -> list[tuple[int, str]]:
             except OSError:
                 pass  # It ended while we looked.
     return found
+
+
+def _stands(state: str, is_told: bool) -> bool:
+    """Whether a process can do nothing more; one in the kernel (D) stops before it is back in its own code.
+
+    One that waits in vfork for a child that is stopped already stays there until both are thawed.
+    """
+    return state in "TtZX" or (state == "D" and is_told)
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

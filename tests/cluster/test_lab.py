@@ -29,26 +29,10 @@ def _hears(lab: Lab, host: str, other: str) -> bool:
     return lab.run(host, ["ping", "-c1", "-W1", other], timeout_s=10, check=False).returncode == 0
 
 
-def _namespaces(pids: Iterable[int]) -> set[str]:
-    """The namespaces these processes live in."""
-    found = set()
-    for pid in pids:
-        for link in Path(f"/proc/{pid}/ns").glob("*"):
-            try:
-                found.add(os.readlink(link))
-            except OSError:
-                pass  # It ended meanwhile.
-    return found
-
-
-def _everybody() -> list[int]:
-    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-
-
 def _family(pid: int) -> list[int]:
     """A process and all below it."""
     children: dict[int, list[int]] = {}
-    for each in _everybody():
+    for each in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()):
         try:
             stat = Path(f"/proc/{each}/stat").read_text(encoding="utf-8", errors="replace")
         except OSError:
@@ -60,15 +44,17 @@ def _family(pid: int) -> list[int]:
     return family
 
 
-def _own_namespaces(keeping: places.Keeping) -> set[str]:
-    """What a lab has of its own; others of this machine may come and go meanwhile."""
-    own = _namespaces(_family(keeping.keeper.pid)) - _namespaces([os.getpid()])
-    assert len(own) >= 5 * 2, "the switch and each host have five namespaces of their own"
-    return own
+def _processes(keeping: places.Keeping) -> list[places.Actor]:
+    """The keeper and every process of its lab; its namespaces last as long as these, nothing pins them."""
+    found = [places.Actor.of(pid) for pid in _family(keeping.keeper.pid)]
+    networks = {os.readlink(f"/proc/{actor.pid}/ns/net") for actor in found}
+    assert len(found) > len(networks) >= 3, "keeper, switch and each host; the keeper stays in ours"
+    return found
 
 
-def _wait_gone(namespaces: set[str]) -> None:
-    wait_until("its namespaces are gone", lambda: not namespaces & _namespaces(_everybody()), timeout_s=10)
+def _wait_gone(processes: list[places.Actor]) -> None:
+    for actor in processes:
+        assert places.wait_gone(actor, timeout_s=20), f"process {actor.pid} is left"
 
 
 def _mounts() -> str:
@@ -117,6 +103,11 @@ def test_run_passes_input_output_environment_and_exit_code(lab: Lab) -> None:
         lab.run("n0", ["sh", "-c", "exit 7"], timeout_s=5)
     with pytest.raises(LabError, match="cannot run 'frobnicate' on 'n0': No such file"):
         lab.run("n0", ["frobnicate"], timeout_s=5)
+
+
+def test_a_command_gets_its_three_streams_and_nothing_else(lab: Lab) -> None:
+    opened = lab.run("n0", ["sh", "-c", "ls /proc/$$/fd"], timeout_s=5).stdout.split()
+    assert opened == ["0", "1", "2"]
 
 
 def test_run_kills_what_takes_too_long_with_its_whole_group(lab: Lab) -> None:
@@ -227,7 +218,7 @@ def test_down_leaves_nothing() -> None:
     lab.up()
     place, keeping = _place_of(lab.name)
     lab.spawn("n0", ["sleep", "1000"], lab.path("n0", "/var/log/x"))
-    own = _own_namespaces(keeping)
+    own = _processes(keeping)
     assert (_mounts(), _interfaces()) == before
     lab.down()
     assert not keeping.keeper.is_alive()
@@ -239,7 +230,7 @@ def test_down_leaves_nothing() -> None:
 def test_a_killed_owner_leaves_nothing() -> None:
     with _owner() as (owner, name):
         place, keeping = _place_of(name)
-        own = _own_namespaces(keeping)
+        own = _processes(keeping)
         owner.kill()
         assert places.wait_gone(keeping.keeper, timeout_s=20)
         assert not place.root.exists()
@@ -249,7 +240,7 @@ def test_a_killed_owner_leaves_nothing() -> None:
 def test_a_killed_keeper_takes_the_lab_with_it_and_sweep_removes_the_rest() -> None:
     with _owner() as (_, name):
         place, keeping = _place_of(name)
-        own = _own_namespaces(keeping)
+        own = _processes(keeping)
         assert name not in places.sweep(), "a lab in use is no leftover"
         os.kill(keeping.keeper.pid, signal.SIGKILL)
         assert places.wait_gone(keeping.keeper, timeout_s=20)

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import termios
 from collections.abc import Iterator
 
 import pytest
 
+from ctdbpy.errors import LabError
 from ctdbpy.lab import wait_until
 from tests.interop.conftest import Pair, pair_of
 from tests.interop.masks import check_same, masked
@@ -106,17 +109,19 @@ def test_the_same_bytes_cannot_be_locked_through_two_nodes(trio: Pair) -> None:
     stand = trio.ours
     stand.smbclient("put /etc/hosts locked.txt", node="n0")
     with _Locker(stand, "n0") as first:
-        assert "lock failed" not in first.lock("0", "10")
+        first.lock("0", "10")
+        first.wait_locked()
         for node in ("n1", "n2"):
             with _Locker(stand, node) as other:
-                assert "NT_STATUS_FILE_LOCK_CONFLICT" in other.lock("8", "10")
-                assert "lock failed" not in other.lock("20", "10"), "other bytes are free"
-        with _Locker(stand, "n2") as other:
-            wait_until(
-                "what others let go is free", lambda: "failed" not in other.lock("20", "10"), timeout_s=20
-            )
-    with _Locker(stand, "n1") as last:
-        wait_until("the first let go too", lambda: "lock failed" not in last.lock("0", "10"), timeout_s=20)
+                other.lock("20", "10")
+                other.wait_locked()  # Other bytes are free.
+                other.lock("8", "10")
+                with pytest.raises(LabError, match="cannot wait longer"):
+                    other.wait_locked(timeout_s=1)
+    # The bytes are free once their holder is gone.
+    with _Locker(stand, "n2") as last:
+        last.lock("0", "30")
+        last.wait_locked()
 
 
 def test_smbstatus_on_any_node_lists_the_sessions_of_all(trio: Pair) -> None:
@@ -168,23 +173,19 @@ class _Locker:
     def __init__(self, stand: Stand, node: str) -> None:
         self._log = stand.lab.path("c0", f"/tmp/locker-{node}.log")
         commands, self._commands = os.pipe()
-        argv = [
-            "smbclient",
-            f"//{node}-pub/share",
-            "-m",
-            "NT1",
-            "--option=client min protocol=NT1",
-            "-U",
-            LOGIN,
-        ]
+        smb1 = ["-m", "NT1", "--option=client min protocol=NT1"]
+        argv = ["stdbuf", "-oL", "smbclient", f"//{node}-pub/share", *smb1, "-U", LOGIN]
         with open(commands, "rb") as stdin, self._log.open("wb") as out:
             self._process = stand.lab.connect("c0", argv, (stdin, out, out))
+        self._seen = 0
         try:
-            opened = re.search(r"fnum (\d+)", self._say("posix", "posix_open locked.txt 0644"))
-            assert opened, self._log.read_text()
+            self._say("posix")
+            self._say("posix_open locked.txt 0644")
+            opened = wait_until("it is open", lambda: re.search(r"fnum (\d+)", self._news()), timeout_s=20)
         except BaseException:
             self.__exit__()
             raise
+        assert opened is not None
         self._handle = opened[1]
 
     def __enter__(self) -> _Locker:
@@ -194,15 +195,27 @@ class _Locker:
         os.close(self._commands)
         self._process.close()
 
-    def lock(self, start: str, length: str) -> str:
-        """Ask for a write lock; start and length are hexadecimal. Returns what smbclient said."""
-        return self._say(f"lock {self._handle} w {start} {length}")
+    def lock(self, start: str, length: str) -> None:
+        """Ask for a write lock; start and length are hexadecimal. It waits for who holds the bytes."""
+        self._seen = len(self._log.read_text())
+        self._say(f"lock {self._handle} w {start} {length}")
+        # A lock that is granted says nothing: the next command's answer shows that it was.
+        os.write(self._commands, b"pwd\n")
 
-    def _say(self, *lines: str) -> str:
-        # What succeeds says nothing: the next command's answer shows that it has ended.
-        seen = len(self._log.read_text())
-        os.write(self._commands, "".join(f"{line}\n" for line in (*lines, "pwd")).encode())
-        wait_until(
-            "smbclient answers", lambda: "Current directory" in self._log.read_text()[seen:], timeout_s=20
-        )
-        return self._log.read_text()[seen:]
+    def wait_locked(self, *, timeout_s: float = 20) -> None:
+        """Wait until the lock that was asked for last is granted."""
+        wait_until("the lock is granted", lambda: "Current directory" in self._news(), timeout_s=timeout_s)
+        assert "lock failed" not in self._news()
+
+    def _news(self) -> str:
+        return self._log.read_text()[self._seen :]
+
+    def _say(self, line: str) -> None:
+        os.write(self._commands, f"{line}\n".encode())
+        # smbclient takes all that it finds but then waits for more, not for the second line it has got.
+        wait_until(f"smbclient has read '{line}'", self._has_read_all, timeout_s=20, pause_s=0.005)
+
+    def _has_read_all(self) -> bool:
+        waiting = bytearray(4)
+        fcntl.ioctl(self._commands, termios.FIONREAD, waiting)
+        return not any(waiting)
