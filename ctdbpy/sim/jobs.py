@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bulk workers of a simulated node: the same jobs on the same TDBs, each part after a random delay."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from ctdbpy.core import inputs
+from ctdbpy.core.effects import JobKind, StartJob
+from ctdbpy.errors import StoreError
+from ctdbpy.sim.records import MemoryRecords
+from ctdbpy.store import jobs
+from ctdbpy.store.jobs import Database, Kind, Plain, Pull, Push, Store, Task, Traverse, Update, VacuumScan
+from ctdbpy.store.sessions import Session
+from ctdbpy.wire.constants import DbFlag
+
+_TRAVERSE: Final = struct.Struct("=IIB")
+_PULL: Final = struct.Struct("=II")
+
+
+class MemoryWorkers:
+    """Runs jobs; `later(seconds, act)` is the node's way to wait, `answer` takes what comes back."""
+
+    def __init__(
+        self,
+        records: MemoryRecords,
+        pnn: int,
+        later: Callable[[float, Callable[[], None]], None],
+        answer: Callable[[inputs.Input], None],
+        delay: Callable[[], float],
+    ) -> None:
+        self._records = records
+        self._pnn = pnn
+        self._later = later
+        self._answer = answer
+        self._delay = delay
+        self._sessions: dict[int, Session] = {}
+        self._frozen: set[int] = set()
+        self._stopped: set[int] = set()
+        #: Work on one database is done in the order given: when its last job so far ends.
+        self._busy_until_s: dict[int, float] = {}
+
+    def start(self, job: StartJob, now_s: float) -> None:
+        """Begin a job; its answers come later."""
+        begin_s = max(now_s, self._busy_until_s.get(job.db_id, 0.0)) + self._delay()
+        self._busy_until_s[job.db_id] = begin_s
+        self._later(begin_s - now_s, lambda: self._run(job))
+
+    def stop(self, job_id: int) -> None:
+        """Let nothing more of a job be heard."""
+        self._stopped.add(job_id)
+
+    def _run(self, job: StartJob) -> None:
+        if job.job_id in self._stopped:
+            return
+        try:
+            parts = list(self._parts(job))
+        except StoreError as error:
+            self._say(job, True, errno.EIO, b"", str(error))
+            return
+        for part in parts[:-1]:
+            self._say(job, False, 0, part, "")
+        self._say(job, True, 0, parts[-1], "")
+
+    def _say(self, job: StartJob, last: bool, status: int, data: bytes, error: str) -> None:
+        if job.job_id not in self._stopped:
+            self._answer(inputs.JobAnswered(job.job_id, last, status, data, error))
+
+    def _parts(self, job: StartJob) -> Iterator[bytes]:
+        """The parts of a job's answer; the last one is its end."""
+        session = self._session(job.db_id)
+        match job.kind:
+            case JobKind.FREEZE:
+                session.is_frozen = True
+                yield b""
+            case JobKind.THAW:
+                if session.in_transaction:
+                    list(_drain(session, Plain(Kind.CANCEL)))
+                session.is_frozen = False
+                yield b""
+            case JobKind.FETCH:
+                yield self._records.tdb(job.db_id).fetch(job.data) or b""
+            case _:
+                yield from self._perform(session, job)
+
+    def _perform(self, session: Session, job: StartJob) -> Iterator[bytes]:
+        *parts, end = _drain(session, self._task(job))
+        yield from parts
+        if job.kind is JobKind.PUSH:
+            answer = jobs.Answer(job.job_id, 0, True, end)
+            for key in answer.scheduled:
+                record = self._records.fetch(job.db_id, key)
+                if record is not None and len(record) == 24:
+                    self._records.schedule_deletion(job.db_id, record, key)
+            end = end[:4]
+        if job.kind in (JobKind.UPDATE, JobKind.COMMIT):
+            self._records.sync(job.db_id)
+        yield end
+
+    def _session(self, db_id: int) -> Session:
+        session = self._sessions.get(db_id)
+        tdb = self._records.tdb(db_id)
+        if session is None or session.tdb is not tdb:
+            flags = self._records.flags(db_id)
+            is_volatile = not flags & (DbFlag.PERSISTENT | DbFlag.REPLICATED)
+            session = Session(tdb, Database(self._records.path(db_id), 0, db_id, is_volatile))
+            self._sessions[db_id] = session
+        return session
+
+    def _task(self, job: StartJob) -> Task:
+        lmasters = self._records.lmasters
+        match job.kind:
+            case JobKind.UPDATE:
+                return Update(job.data, self._pnn, lmasters)
+            case JobKind.STORE:
+                return Store(job.data, self._pnn)
+            case JobKind.PUSH:
+                return Push(job.data, self._pnn, lmasters)
+            case JobKind.TRAVERSE:
+                reqid, owner, with_empty = _TRAVERSE.unpack(job.data)
+                return Traverse(reqid, owner, bool(with_empty))
+            case JobKind.PULL:
+                lmaster, limit = _PULL.unpack(job.data)
+                return Pull(lmaster, lmasters, limit)
+            case JobKind.VACUUM_SCAN:
+                return VacuumScan(self._pnn)
+            case _:
+                return Plain(Kind[job.kind.name])
+
+
+def _drain(session: Session, task: Task) -> list[bytes]:
+    """Every part of an answer, its end last."""
+    work = session.perform(task)
+    parts = []
+    while True:
+        try:
+            parts.append(next(work))
+        except StopIteration as end:
+            parts.append(end.value)
+            return parts
