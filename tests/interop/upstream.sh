@@ -90,7 +90,7 @@ run_clients() {
     export CTDB_TEST_MODE=yes PATH="$PWD/bin:$PATH"
     daemons setup -n 3 >/dev/null
     trap 'daemons stop all >/dev/null 2>&1 || true' EXIT
-    daemons start all >/dev/null
+    daemons start all >"$state/started" 2>&1 || fail "start the daemons: $(cat "$state/started")"
     tries=0
     until CTDB_BASE=$state/node.0 ctdb nodestatus all >/dev/null 2>&1; do
         tries=$((tries + 1))
@@ -113,7 +113,7 @@ run_clients() {
     client fetch_loop_key -n 3 -t 10 -D hot.tdb -k hot
     client update_record -D copies.tdb -k record -v value
     client fetch_readonly -D copies.tdb -k record
-    client fetch_readonly_loop -n 3 -t 10 -D copies.tdb -k record
+    client fetch_readonly_loop -n 3 -t 10
     client transaction_loop -n 3 -t 10 -D persistent.tdb -T persistent -k counters
     client transaction_loop -n 3 -t 10 -D replicated.tdb -T replicated -k counters
     client g_lock_loop -n 3 -t 10
