@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable
 
 from ctdbpy.core import effects, inputs
+from ctdbpy.core.effects import LogLevel
 from ctdbpy.core.node import Node
 from ctdbpy.daemon import poller as pollers
 from ctdbpy.daemon.locks import LockWaiters
@@ -33,6 +34,8 @@ log = logging.getLogger("ctdbpy.daemon")
 ACCEPTS_A_TURN = 64
 #: Without descriptors for another client, those that wait are looked at again so much later.
 ACCEPT_AGAIN_S = 0.2
+#: And said again so much later.
+FULL_AGAIN_S = 60.0
 
 
 class Pump:
@@ -69,7 +72,7 @@ class Pump:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._accept_again: asyncio.TimerHandle | None = None
-        self._is_full = False
+        self._full_again_s = 0.0
         self._is_ready = False
         self._pending: list[inputs.Input] = []
         self._is_stepping = False
@@ -137,7 +140,6 @@ class Pump:
             except OSError as error:
                 self._pause_accepting(error)
                 return
-            self._is_full = False
             credentials = peer_credentials(connection)
             if not credentials.is_trusted():
                 log.warning("refused a client: %s is neither root nor the daemon's user", credentials)
@@ -153,8 +155,8 @@ class Pump:
 
     def _pause_accepting(self, error: OSError) -> None:
         """Without a descriptor for the next client the listener stays readable: asking at once would spin."""
-        if not self._is_full:
-            self._is_full = True
+        if self._loop.time() >= self._full_again_s:
+            self._full_again_s = self._loop.time() + FULL_AGAIN_S
             log.error("cannot accept clients: %s; those that come wait until others leave", error.strerror)
         self._loop.remove_reader(self._listener.fileno())
         self._accept_again = self._loop.call_later(ACCEPT_AGAIN_S, self._resume_accepting)
@@ -254,7 +256,8 @@ class Pump:
             case effects.ReadNodes(read_id):
                 self._answer_nodes(read_id)
             case effects.SetLogLevel(level):
-                self._set_log_level(level)
+                # Clients may ask for any number; beyond the last level there is nothing more to say.
+                self._set_log_level(min(max(level, LogLevel.ERROR), LogLevel.DEBUG))
             case effects.SendKeepalive(pnn, uptime_s):
                 self._records.send_keepalive(pnn, self._version, uptime_s)
             case effects.Announce(text, ready):

@@ -54,6 +54,12 @@ async def _attach(rooms: Rooms, request: Request, name: str) -> Reply:
         return refuse(f"cannot attach {name!r}: it is no name for a file")
     before = len(state.databases)
     database = rooms.attaches.attach(name, _ATTACHES[opcode])
+    if request.client is not None and database.unhealthy and not state.tunables.allow_unhealthy_db_read:
+        # Samba would take an empty database for a new one and go on with that.
+        return refuse(
+            f"cannot attach {name!r}: it is unhealthy: {database.unhealthy}; "
+            "wipe it (ctdb wipedb) and restore a backup (ctdb restoredb)"
+        )
     if len(state.databases) > before:
         rooms.routing.tell(BROADCAST_CONNECTED, opcode, Str0.pack(name), others_only=True)
     return Reply(data=U32.pack(database.db_id))

@@ -61,17 +61,29 @@ class Attaches:
         return database
 
     def attach_found(self) -> None:
-        """At start: attach the persistent databases found; one that cannot be is left out, by name."""
-        for found in self._state.config.databases:
+        """At start: attach the persistent databases found.
+
+        A corrupt one is begun anew, empty and unhealthy: clients are refused until a recovery brings
+        another node's contents, or an administrator says that it is good. One that cannot be opened at all
+        is left out.
+        """
+        state = self._state
+        for found in state.config.databases:
+            unhealthy = found.unhealthy
             try:
                 database = self.attach(found.name, DbFlag.PERSISTENT)
             except StoreError as reason:
-                self._state.log(LogLevel.ERROR, f"{reason}; the other databases are attached without it")
-                self._state.emit(SetHealth(found.name, str(reason)))
-                continue
-            if found.unhealthy:
-                database.unhealthy = found.unhealthy
-                self._state.log(LogLevel.ERROR, f"{found.name!r} is unhealthy: {found.unhealthy}")
+                unhealthy = str(reason)
+                state.log(LogLevel.ERROR, f"{reason}; the other databases are attached without it")
+                state.emit(SetHealth(found.name, unhealthy))
+                try:
+                    # Its file has been put aside if it was that: this makes a new one.
+                    database = self.attach(found.name, DbFlag.PERSISTENT)
+                except StoreError:
+                    continue
+            if unhealthy:
+                database.unhealthy = unhealthy
+                state.log(LogLevel.ERROR, f"{found.name!r} is unhealthy: {unhealthy}")
 
     def detach(self, database: Database) -> None:
         """Close a volatile database and forget it."""
