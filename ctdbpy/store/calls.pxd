@@ -3,9 +3,10 @@
 
 from libc.stdint cimport uint32_t
 from libcpp cimport bool as cbool
+from libcpp.deque cimport deque
 from libcpp.vector cimport vector
 
-from ctdbpy.store.engine_types cimport Db, Header, Pending
+from ctdbpy.store.engine_types cimport Db, Header, Pending, Queued
 from ctdbpy.store.waiting cimport Waiting
 
 cdef enum:
@@ -47,5 +48,6 @@ cdef class Calls(Waiting):
     cdef void reply_error(self, char *p, size_t n) noexcept nogil
     cdef void take_copy(self, Db *db, const char *key, uint32_t keylen, Header *header, const char *data,
                         uint32_t datalen) noexcept nogil
+    cdef void purge(self, deque[Queued] *queue, uint32_t client_id) noexcept nogil
     cdef void restart_calls(self) noexcept nogil
     cdef void drop_calls(self, Db *db) noexcept nogil

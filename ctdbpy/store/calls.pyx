@@ -15,7 +15,9 @@ from libc.string cimport memcpy
 from libcpp cimport bool as cbool
 from libcpp.deque cimport deque
 
-from ctdbpy.store.engine_types cimport Conn, Db, Header, Pending, Queued, load32, store32
+from ctdbpy.store.engine_types cimport (
+    CONN_CLIENT, Conn, Db, Header, Pending, Queued, load32, store32,
+)
 from ctdbpy.store.waiting cimport DONE, Waiting
 
 cdef enum:
@@ -224,7 +226,57 @@ cdef class Calls(Waiting):
                         uint32_t datalen) noexcept nogil:
         """Keep a read-only copy, if that is one."""
 
-    # -- all at once -----------------------------------------------------------------------
+    # -- all at once, or all of a client -----------------------------------------------------------------------
+
+    cdef void forget(self, Conn *conn) noexcept nogil:
+        """A client is gone: what it sent is kept no longer. Calls under way stay, for the record that will come."""
+        cdef size_t i
+        cdef Db *db
+        cdef Pending *pending
+        Waiting.forget(self, conn)
+        if conn.kind != CONN_CLIENT or conn.waiting == 0:
+            return
+        for i in range(self.pending.size()):
+            pending = &self.pending[i]
+            if pending.used and pending.client_id == conn.id:
+                pending.client_id = 0
+                pending.packet.resize(CALL_DATA)
+                pending.packet.shrink_to_fit()
+        self.purge(&self.late, conn.id)
+        it = self.dbs.begin()
+        while it != self.dbs.end():
+            db = dereference(it).second
+            self.purge(&db.parked, conn.id)
+            flight = db.in_flight.begin()
+            while flight != db.in_flight.end():
+                self.purge(&dereference(flight).second, conn.id)
+                preincrement(flight)
+            flight = db.revoking.begin()
+            while flight != db.revoking.end():
+                self.purge(&dereference(flight).second, conn.id)
+                preincrement(flight)
+            wait = db.waits.begin()
+            while wait != db.waits.end():
+                self.purge(&dereference(wait).second.packets, conn.id)
+                preincrement(wait)
+            preincrement(it)
+
+    cdef void purge(self, deque[Queued] *queue, uint32_t client_id) noexcept nogil:
+        """Remove the packets of a client that is gone."""
+        cdef deque[Queued] others
+        cdef size_t i, count = 0
+        for i in range(queue.size()):
+            if queue[0][i].client_id == client_id:
+                count += 1
+        if count == 0:
+            return
+        while not queue.empty():
+            if queue.front().client_id != client_id:
+                others.emplace_back()
+                others.back().client_id = queue.front().client_id
+                others.back().bytes.swap(queue.front().bytes)
+            queue.pop_front()
+        queue.swap(others)
 
     cdef void restart_calls(self) noexcept nogil:
         """A new generation: whatever was on its way is void, so every waiting call starts again."""

@@ -245,8 +245,11 @@ class Network:
             if stored is None:
                 continue
             old, new = RecordHeader.unpack(stored), update.header
-            if old.rsn >= new.rsn and stored[24:] != update.value:
-                return -1
+            if old.rsn >= new.rsn:
+                # Sent before a recovery, it may arrive after it: then nothing older must replace what is here.
+                if stored[24:] != update.value:
+                    return -1
+                continue
             node.tdb.store(update.key, update.data)
         return 0
 
