@@ -77,7 +77,7 @@ def node_packets(generation: int, db_id: int, nodes: int) -> list[bytes]:
 
 
 def mutated(chance: random.Random, packet: bytes, aligned: bool) -> bytes:
-    """The packet with one to three faults; its outer length mostly stays right, so that inner ones are read."""
+    """The packet with one to three faults; most keep their outer length right, to have inner ones read."""
     data = bytearray(packet)
     for _ in range(1 + chance.getrandbits(8) % 3):
         fault = chance.getrandbits(8) % 16

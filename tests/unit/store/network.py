@@ -246,7 +246,7 @@ class Network:
                 continue
             old, new = RecordHeader.unpack(stored), update.header
             if old.rsn >= new.rsn:
-                # Sent before a recovery, it may arrive after it: then nothing older must replace what is here.
+                # Sent before a recovery it may arrive after it, and must not replace what is newer.
                 if stored[24:] != update.value:
                     return -1
                 continue
