@@ -181,7 +181,7 @@ class Cluster:
         for node in self.nodes:
             if not node.is_up or self._db_id not in node.node.state.databases:
                 continue
-            record = node.records.tdb(self._db_id).fetch(key)
+            record = node.workers.committed(self._db_id, key)
             if record is not None and len(record) >= RecordHeader.SIZE:
                 value = record[RecordHeader.SIZE :]
                 yield node, RecordHeader.unpack(record), COUNTER.unpack(value)[0] if value else 0

@@ -53,6 +53,11 @@ class MemoryWorkers:
         """Let nothing more of a job be heard."""
         self._stopped.add(job_id)
 
+    def committed(self, db_id: int, key: bytes) -> bytes | None:
+        """A record as it would be found if everything under way came to nothing."""
+        before = self._session(db_id).before
+        return self._records.tdb(db_id).fetch(key) if before is None else before.get(key)
+
     def _run(self, job: StartJob) -> None:
         if job.job_id in self._stopped:
             return

@@ -55,7 +55,7 @@ class SimNode:
         self._addresses = addresses
         self._tunables = tunables
         self._disk: dict[str, dict[bytes, bytes]] = {}
-        self._workers: MemoryWorkers
+        self.workers: MemoryWorkers
         self._wake_s: float | None = None
         self._held: list[Callable[[], None]] = []
         self._pending: list[inputs.Input] = []
@@ -81,7 +81,7 @@ class SimNode:
         config = NodeConfig(self.pnn, nodes, self._tunables, databases=found)
         self.node = Node(config, self.records, WorldEntropy(self.world))
         delay = self.world.random.uniform
-        self._workers = MemoryWorkers(
+        self.workers = MemoryWorkers(
             self.records, self.pnn, self.later, self.step, lambda: delay(0.0001, 0.003)
         )
         self.world.say(f"n{self.pnn} boots")
@@ -244,9 +244,9 @@ class SimNode:
             case effects.Disconnect(pnn):
                 self.network.drop(self.pnn, pnn)
             case effects.StartJob():
-                self._workers.start(effect, self.world.now_s)
+                self.workers.start(effect, self.world.now_s)
             case effects.StopJob(job_id):
-                self._workers.stop(job_id)
+                self.workers.stop(job_id)
             case effects.SendKeepalive(pnn, uptime_s):
                 self.records.send_keepalive(pnn, VERSION, uptime_s)
             case effects.Exit(_code, reason):

@@ -32,6 +32,11 @@ class Session:
         # What a TDB in memory held when its transaction began: it has none of its own.
         self._before: dict[bytes, bytes] = {}
 
+    @property
+    def before(self) -> dict[bytes, bytes] | None:
+        """What a TDB in memory comes back to if its open transaction is dropped; None when none is open."""
+        return self._before if self.in_transaction else None
+
     def perform(self, task: Task) -> Generator[bytes, None, bytes]:
         """Yield the parts of the answer and return its end (see `jobs`). Raises StoreError, ProtocolError."""
         match task:
