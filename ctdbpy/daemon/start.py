@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
@@ -184,6 +184,7 @@ class _Start:
                 error if isinstance(error, BaseException) else RuntimeError(str(context)),
             )
 
+        version = _version(paths, os.environ)
         notifier = Notifier.take(os.environ)
         loop.set_exception_handler(on_loop_error)
         tasks = Tasks(on_crash)
@@ -225,7 +226,7 @@ class _Start:
             notifier=notifier,
             read_nodes=lambda: _nodes(paths.nodes),
             set_log_level=self.logs.set_level,
-            version=SAMBA_VERSION[0] << 16 | SAMBA_VERSION[1],
+            version=version[0] << 16 | version[1],
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, pump.step, inputs.ShutdownAsked(f"signal {number.name}"))
@@ -265,7 +266,7 @@ class _Start:
             ),
             wall_offset_s=time.time() - now_s,
             pid=os.getpid(),
-            version=SAMBA_VERSION,
+            version=_version(configuration.paths, os.environ),
             mutexes=settings.tdb_mutexes,
             log_level=settings.log_level,
         )
@@ -281,6 +282,14 @@ def _raise_file_limit() -> None:
     """Take as many descriptors as the service allows: each Samba process holds one."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, FILES_MAX), hard))
+
+
+def _version(paths: Paths, environ: Mapping[str, str]) -> tuple[int, int]:
+    """The version told to other nodes; in test mode CTDB_TEST_SAMBA_VERSION, as upstream's tests set it."""
+    wanted = environ.get("CTDB_TEST_SAMBA_VERSION", "")
+    if paths.test_mode and wanted.isdecimal() and 0 < int(wanted) <= 0xFFFFFFFF:
+        return int(wanted) >> 16, int(wanted) & 0xFFFF
+    return SAMBA_VERSION
 
 
 def _nodes(path: str) -> tuple[inputs.NodeAddress, ...]:
