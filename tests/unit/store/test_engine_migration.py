@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import os
+import random
+
 import pytest
 
 from tests.unit.store.network import MAGIC, Counting, Network, Node, frames
@@ -68,6 +71,29 @@ def test_copies_that_cannot_be_had_back_keep_writers_waiting_and_nobody_else(see
     network.refuse_updates = False
     counting.work(200)
     counting.check_rest()
+
+
+# 100075: an update sent before a recovery arrived after it and put an old header over a new one.
+@pytest.mark.parametrize("seed", [100075, *range(int(os.environ.get("CTDBPY_SOAK_SEEDS", "20")))])
+def test_whatever_a_seed_brings_together_ends_well(seed: int) -> None:
+    chance = random.Random(seed)
+    readonly = chance.random() < 0.5
+    network = Network(seed, chance.randint(2, 5), readonly=readonly, hold_us=chance.choice((0, 500)))
+    for node in network.nodes:
+        collapse, moves = chance.randint(0, 1), chance.choice((0, 5, 100))
+        node.engine.set_tunables((("FetchCollapse", collapse), ("RecordReliefMoves", moves)))
+    clients, keys = chance.randint(1, 6), chance.randint(1, 6)
+    counting = Counting(network, clients, keys, readers=chance.randint(0, 4) if readonly else 0)
+    for _ in range(chance.randint(0, 6)):
+        for _ in range(chance.randint(1, 300)):
+            counting.advance(network.random.choice(counting.clients), True)
+            if network.random.random() < 0.6:
+                network.step()
+        if chance.random() < 0.5:
+            network.renew_generation()
+    counting.work(3000)
+    counting.check_rest()
+    assert not any(node.complaints for node in network.nodes)
 
 
 # -- what the checkers are worth ------------------------------------------------------------
