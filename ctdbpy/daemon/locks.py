@@ -62,6 +62,7 @@ class LockWaiters:
         self._queue: deque[tuple[int, bytes]] = deque()
         self._next_id = 1
         self._start_after_s = 0.0
+        self._again: asyncio.TimerHandle | None = None
         self._trim: asyncio.TimerHandle | None = None
         self._is_stopped = False
 
@@ -74,8 +75,9 @@ class LockWaiters:
         """End all waiters; the kernel frees what they hold."""
         self._is_stopped = True
         self._queue.clear()
-        if self._trim is not None:
-            self._trim.cancel()
+        for timer in (self._again, self._trim):
+            if timer is not None:
+                timer.cancel()
         for waiter in self._waiters:
             self._end(waiter)
         self._waiters.clear()
@@ -111,8 +113,15 @@ class LockWaiters:
             waiter = next((each for each in self._waiters if each.is_free), None) or self._start_one()
             if waiter is None:
                 # The engine goes on trying; the next waiter that is done takes this up.
+                if not self._waiters and self._again is None:
+                    loop = asyncio.get_running_loop()
+                    self._again = loop.call_later(FAILED_START_S, self._serve_again)
                 return
             self._ask(waiter, *self._queue.popleft())
+
+    def _serve_again(self) -> None:
+        self._again = None
+        self._serve_queue()
 
     def _ask(self, waiter: _Waiter, db_id: int, key: bytes) -> None:
         try:
