@@ -193,7 +193,9 @@ class Cluster:
                 (
                     counter
                     for node, _, counter in self._copies(key)
-                    if node is not without and node.node.state.own.is_active
+                    if node is not without
+                    and node.node.state.own.is_active
+                    and not node.node.state.databases[self._db_id].is_invalid
                 ),
                 default=0,
             )
