@@ -62,6 +62,10 @@ cdef enum:
     READS_A_TURN = 4
     # After this long without traffic a spin would only burn the processor.
     SPIN_IDLE_US = 20000
+    # A processor given away and not had back for so long is wanted by somebody else.
+    YIELD_US = 50
+    # How often to sleep at once when spinning has not paid, before it is tried again.
+    SPIN_REST = 1000
 
 cdef uint64_t INNER = 0xFFFFFFFFFFFFFFFF
 
@@ -84,6 +88,7 @@ cdef class Poller:
     cdef uint64_t progress
     cdef uint32_t spin_us
     cdef int spin_score
+    cdef int spin_rest
     cdef vector[int] behind
     cdef epoll_event events[EVENTS_A_TURN]
 
@@ -120,6 +125,7 @@ cdef class Poller:
             return
         self.spin_us = spin_us
         self.spin_score = 0
+        self.spin_rest = 0
 
     @property
     def turns(self):
@@ -230,30 +236,19 @@ cdef class Poller:
     cdef int poll(self, int64_t timeout_us) noexcept nogil:
         """Wait for events; with recent traffic look a while without sleeping. -1 when a signal came."""
         cdef timespec ts
-        cdef uint64_t until_us, start_us = self.engine.now_us
+        cdef uint64_t start_us = self.engine.now_us
         cdef int n
-        if self.spin_us and timeout_us != 0 and self.spin_score > -64 \
-                and start_us < self.last_traffic_us + SPIN_IDLE_US:
-            until_us = start_us + self.spin_us
-            if timeout_us > 0 and start_us + <uint64_t>timeout_us < until_us:
-                until_us = start_us + <uint64_t>timeout_us
-            while True:
-                n = epoll_wait(self.epfd, self.events, EVENTS_A_TURN, 0)
+        if self.spin_us and timeout_us != 0 and start_us < self.last_traffic_us + SPIN_IDLE_US:
+            if self.spin_rest > 0:
+                self.spin_rest -= 1
+            else:
+                n = self.spin(start_us, timeout_us)
                 if n != 0:
-                    if self.spin_score < 16:
-                        self.spin_score += 4
-                    return n if n > 0 else -1
-                sched_yield()
-                if clock_us() >= until_us:
-                    break
-            self.spin_score -= 1
-            if timeout_us > 0:
-                timeout_us -= <int64_t>(clock_us() - start_us)
-                if timeout_us < 0:
-                    timeout_us = 0
-        elif self.spin_score < 0 and self.spin_us:
-            # It did not pay; look again now and then.
-            self.spin_score += 1
+                    return n
+                if timeout_us > 0:
+                    timeout_us -= <int64_t>(clock_us() - start_us)
+                    if timeout_us < 0:
+                        timeout_us = 0
         if timeout_us < 0:
             n = epoll_wait(self.epfd, self.events, EVENTS_A_TURN, -1)
         elif timeout_us == 0:
@@ -265,6 +260,31 @@ cdef class Poller:
             if n < 0 and errno == ENOSYS:
                 n = epoll_wait(self.epfd, self.events, EVENTS_A_TURN, <int>((timeout_us + 999) // 1000))
         return n
+
+    cdef int spin(self, uint64_t start_us, int64_t timeout_us) noexcept nogil:
+        """Look for events without sleeping; 0 when none came, or when the processor is wanted elsewhere."""
+        cdef uint64_t at_us, looked_us = start_us, until_us = start_us + self.spin_us
+        cdef int n
+        if timeout_us > 0 and start_us + <uint64_t>timeout_us < until_us:
+            until_us = start_us + <uint64_t>timeout_us
+        while True:
+            n = epoll_wait(self.epfd, self.events, EVENTS_A_TURN, 0)
+            if n != 0:
+                self.spin_score = min(self.spin_score + 4, 16)
+                return n
+            sched_yield()
+            at_us = clock_us()
+            if at_us - looked_us > YIELD_US:
+                self.spin_score -= 16
+                break
+            if at_us >= until_us:
+                self.spin_score -= 1
+                break
+            looked_us = at_us
+        if self.spin_score <= -64:
+            self.spin_score = 0
+            self.spin_rest = SPIN_REST
+        return 0
 
     cdef void handle(self, int n) noexcept nogil:
         cdef int i
