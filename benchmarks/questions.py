@@ -275,20 +275,17 @@ def ask_d1(columns: Sequence[Column], plan: Plan) -> Table:
     return commits(columns, plan, table, 1)
 
 
-def fill(side: Side, records: int, each_has_all: bool) -> None:
-    """Make records by calling for them: a third on each node, or all on every node one after another."""
+def fill(side: Side, records: int) -> None:
+    """Make records by calling for them, a third on each node."""
     side.all("attach", name=f"fill{next(_serial)}.tdb")
     side.each(
         "connect",
         [{"clients": 50, "keys": records, "size": RECORD_BYTES, "seed": 1} for _ in range(NODES)],
     )
-    count = records if each_has_all else records // NODES
+    third = records // NODES
     side.each(
         "walk",
-        [
-            {"first": pnn * (records // NODES), "count": count, "timeout_s": WALK_LIMIT_S}
-            for pnn in range(NODES)
-        ],
+        [{"first": pnn * third, "count": third, "timeout_s": WALK_LIMIT_S} for pnn in range(NODES)],
     )
     side.all("disconnect")
 
@@ -297,7 +294,7 @@ def ask_e(columns: Sequence[Column], plan: Plan) -> Table:
     table = Table("(e) traverse of 200,000 records on 3 nodes", [Target("ctdbpy", "records/s", 2.0)])
     records = 200_000 - 200_000 % NODES
     for side in {id(column.side): column.side for column in columns}.values():
-        fill(side, records, each_has_all=False)
+        fill(side, records)
 
     def measure(column: Column) -> Figures:
         answer = column.side.nodes[0].ask("traverse")
@@ -313,13 +310,13 @@ def ask_e(columns: Sequence[Column], plan: Plan) -> Table:
 
 
 def ask_g(columns: Sequence[Column], plan: Plan) -> Table:
-    table = Table("(g) memory per node in MiB before and with 1,000,000 records on each node")
+    table = Table("(g) MiB of memory per node, all its processes, with 1,000,000 records in the cluster")
     figures: dict[str, Figures] = {}
     for column in columns:
         if column.name.endswith("spin"):
             continue
         before = column.side.all("memory")
-        fill(column.side, 1_000_000, each_has_all=True)
+        fill(column.side, 1_000_000)
         after = column.side.all("memory")
         figures[column.name] = {
             "before": max(each["Pss"] for each in before) / 1024,
