@@ -211,7 +211,7 @@ class _Start:
             on_up=lambda pnn: pump.step(inputs.LinkUp(pnn)),
             on_down=lambda pnn, reason: pump.step(inputs.LinkDown(pnn, reason)),
             close=records.close_link,
-            log=log.info,
+            log=log.warning,
             spawn=tasks.spawn,
         )
         pump = Pump(

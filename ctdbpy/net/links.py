@@ -14,7 +14,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from ctdbpy.errors import HostError
@@ -22,7 +22,24 @@ from ctdbpy.errors import HostError
 CONNECT_TIMEOUT_S: Final = 1.0
 RETRY_FIRST_S: Final = 0.1
 RETRY_LAST_S: Final = 1.0
+#: A link that stood for so long is built again at once; one that breaks sooner only after a delay.
+STEADY_S: Final = 1.0
 BACKLOG: Final = 128
+#: Without a descriptor for the next connection, the listener is looked at again so much later.
+ACCEPT_AGAIN_S: Final = 0.2
+#: The same refusal is said again so much later.
+SAY_AGAIN_S: Final = 60.0
+SAID_MAX: Final = 100
+
+#: A peer whose machine acknowledges nothing for so long is gone. The core's keepalives notice a daemon that
+#: hangs on a machine that lives.
+SILENCE_MS: Final = 10_000
+_KEEPALIVE: Final = (
+    (socket.TCP_KEEPIDLE, 3),
+    (socket.TCP_KEEPINTVL, 2),
+    (socket.TCP_KEEPCNT, 3),
+    (socket.TCP_USER_TIMEOUT, SILENCE_MS),
+)
 
 _LIKELY_CAUSE: Final = {
     errno.ECONNREFUSED: "daemon not running?",
@@ -30,8 +47,12 @@ _LIKELY_CAUSE: Final = {
     errno.EHOSTUNREACH: "host down, or private network cut?",
     errno.ENETUNREACH: "no route: private network down here?",
     errno.EADDRNOTAVAIL: "own private address is gone",
-    errno.ECONNRESET: "daemon ended",
+    errno.ECONNRESET: "daemon ended, or host started anew",
+    errno.EPIPE: "daemon ended",
+    errno.EMFILE: "raise LimitNOFILE of the service",
 }
+#: The engine reports an end in words.
+_NUMBERS: Final = {os.strerror(number): number for number in errno.errorcode}
 
 
 def explain(number: int, port: int) -> str:
@@ -39,6 +60,12 @@ def explain(number: int, port: int) -> str:
     name = errno.errorcode.get(number, str(number))
     cause = _LIKELY_CAUSE.get(number, "").format(port=port)
     return f"{name} {os.strerror(number)}" + (f" ({cause})" if cause else "")
+
+
+def explain_end(reason: str, port: int) -> str:
+    """Why a connection ended, as the engine put it, with errno's name and the likely cause."""
+    number = _NUMBERS.get(reason)
+    return reason if number is None else explain(number, port)
 
 
 def listen(address: str, port: int) -> socket.socket:
@@ -82,7 +109,18 @@ class _Peer:
     connector: asyncio.Task[None] | None = None
     outgoing: int = 0
     incoming: int = 0
+    #: When the two directions came to stand.
+    outgoing_since_s: float = 0.0
+    incoming_since_s: float = 0.0
     last_refusal: str = ""
+    #: When to try to connect next, what to add then, and a reason not to wait for it.
+    next_try_s: float = 0.0
+    retry_s: float = RETRY_FIRST_S
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def is_up(self) -> bool:
+        return bool(self.outgoing and self.incoming)
 
 
 class Links:
@@ -119,6 +157,9 @@ class Links:
         self._peers: dict[int, _Peer] = {}
         self._next_link_id = 1
         self._owners: dict[int, tuple[int, bool]] = {}
+        self._accept_again: asyncio.TimerHandle | None = None
+        #: Refusals by their text: when they may be said again.
+        self._said: dict[str, float] = {}
 
     def start(self) -> None:
         """Begin to accept."""
@@ -126,6 +167,8 @@ class Links:
 
     def stop(self) -> None:
         """Stop accepting and connecting; standing connections are the engine's to close."""
+        if self._accept_again is not None:
+            self._accept_again.cancel()
         asyncio.get_running_loop().remove_reader(self._listener.fileno())
         self._listener.close()
         for peer in self._peers.values():
@@ -155,29 +198,28 @@ class Links:
         """The engine reports that a connection ended."""
         pnn, outgoing = self._owners.pop(link_id, (-1, False))
         peer = self._peers.get(pnn)
-        if peer is None:
-            return
-        if (peer.outgoing if outgoing else peer.incoming) != link_id:
-            return
-        if outgoing:
-            was_up = bool(peer.incoming)
-            peer.outgoing = 0
-        else:
-            was_up = bool(peer.outgoing)
-            peer.incoming = 0
-        if was_up:
-            self._on_down(pnn, reason)
-        self._tear_down(pnn, peer, reason)
+        if peer is not None and link_id == (peer.outgoing if outgoing else peer.incoming):
+            which = "to" if outgoing else "from"
+            why = explain_end(reason, self._port)
+            if outgoing and not peer.incoming:
+                self._say(
+                    f"node {pnn} at {peer.address} port {self._port} took our connection and made none "
+                    f"itself before that ended: {why}; has its nodes file {self._own_address}?"
+                )
+            self._tear_down(pnn, peer, f"connection {which} {peer.address} port {self._port}: {why}")
 
     def _tear_down(self, pnn: int, peer: _Peer, reason: str) -> None:
-        for link_id in (peer.outgoing, peer.incoming):
+        """End both directions: one alone is of no use, and the other node sees that it has to begin anew."""
+        was_up, standing = peer.is_up, (peer.outgoing, peer.incoming)
+        if was_up and self._now_s() - max(peer.outgoing_since_s, peer.incoming_since_s) >= STEADY_S:
+            peer.next_try_s, peer.retry_s = 0.0, RETRY_FIRST_S
+        peer.outgoing = peer.incoming = 0
+        for link_id in standing:
             if link_id:
                 self._close(link_id, reason)
-        was_up = bool(peer.outgoing and peer.incoming)
-        peer.outgoing = peer.incoming = 0
         if was_up:
             self._on_down(pnn, reason)
-        if pnn in self._peers:
+        if self._peers.get(pnn) is peer:
             self._connect_soon(pnn)
 
     # -- connecting ---------------------------------------------------------------
@@ -188,37 +230,50 @@ class Links:
             peer.connector = self._spawn(f"link to node {pnn}", self._connect(pnn, peer))
 
     async def _connect(self, pnn: int, peer: _Peer) -> None:
-        retry_s = RETRY_FIRST_S
         while self._peers.get(pnn) is peer and not peer.outgoing:
+            wait_s = peer.next_try_s - self._now_s()
+            if wait_s > 0:
+                if await _comes(peer.hurry, wait_s):
+                    peer.next_try_s = 0.0
+                continue
+            # Counted whether it works or not: a link that breaks at once must not be built without pause.
+            peer.next_try_s = self._now_s() + peer.retry_s
+            peer.retry_s = min(peer.retry_s * 2, RETRY_LAST_S)
             number = await self._try_connect(pnn, peer)
-            if number == 0:
-                return
-            refusal = explain(number, self._port)
-            if refusal != peer.last_refusal:
-                peer.last_refusal = refusal
-                self._log(f"cannot connect to node {pnn} at {peer.address} port {self._port}: {refusal}")
-            await asyncio.sleep(retry_s)
-            retry_s = min(retry_s * 2, RETRY_LAST_S)
+            if number:
+                refusal = explain(number, self._port)
+                if refusal != peer.last_refusal:
+                    peer.last_refusal = refusal
+                    self._log(f"cannot connect to node {pnn} at {peer.address} port {self._port}: {refusal}")
 
     async def _try_connect(self, pnn: int, peer: _Peer) -> int:
         """Connect once, within its time; 0 or the errno."""
         family = socket.AF_INET6 if ":" in peer.address else socket.AF_INET
-        connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        try:
+            connection = socket.socket(
+                family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+            )
+        except OSError as error:
+            return error.errno or errno.EIO
         try:
             connection.bind((self._own_address, 0))
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await asyncio.get_running_loop().sock_connect(connection, (peer.address, self._port))
+            peer.last_refusal = ""
+            peer.outgoing = self._hand_over(pnn, True, connection)
         except TimeoutError:
             connection.close()
             return errno.ETIMEDOUT
+        except HostError as error:
+            self._say(f"cannot use the connection to node {pnn}: {error}")
+            return errno.ENOBUFS
         except OSError as error:
             connection.close()
             return error.errno or errno.EIO
         except asyncio.CancelledError:
             connection.close()
             raise
-        peer.last_refusal = ""
-        peer.outgoing = self._hand_over(pnn, True, connection)
+        peer.outgoing_since_s = self._now_s()
         if peer.incoming:
             self._on_up(pnn)
         return 0
@@ -232,30 +287,84 @@ class Links:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
-                self._log(f"cannot accept a node's connection: {explain(error.errno or 0, self._port)}")
+                self._say(f"cannot accept a node's connection: {explain(error.errno or 0, self._port)}")
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(self._listener.fileno())
+                self._accept_again = loop.call_later(ACCEPT_AGAIN_S, self.start)
                 return
             self._take(connection, address[0])
 
     def _take(self, connection: socket.socket, address: str) -> None:
         pnn = next((pnn for pnn, peer in self._peers.items() if peer.address == address), None)
         if pnn is None:
-            self._log(f"refused a connection from '{address}': no node of the nodes file has this address")
+            self._say(f"refused a connection from '{address}': no node of the nodes file has this address")
             connection.close()
             return
         peer = self._peers[pnn]
         if peer.incoming:
-            # The peer began anew and we have not noticed its end yet: what stood is void.
-            self._tear_down(pnn, peer, "the node connected anew")
+            self._replace(pnn, peer)
         connection.setblocking(False)
-        peer.incoming = self._hand_over(pnn, False, connection)
+        try:
+            peer.incoming = self._hand_over(pnn, False, connection)
+        except OSError as error:
+            # It is gone already.
+            self._say(f"cannot take node {pnn}'s connection: {explain(error.errno or 0, self._port)}")
+            connection.close()
+            return
+        except HostError as error:
+            self._say(f"cannot use node {pnn}'s connection: {error}")
+            return
+        peer.incoming_since_s = self._now_s()
         if peer.outgoing:
             self._on_up(pnn)
+        else:
+            # It is there: no reason to wait any longer before connecting to it.
+            peer.hurry.set()
+
+    def _replace(self, pnn: int, peer: _Peer) -> None:
+        """The node connected anew, and the end of what stood has not reached us: that is void."""
+        if self._now_s() - peer.incoming_since_s >= STEADY_S:
+            self._tear_down(pnn, peer, f"{peer.address} connected anew")
+            return
+        # Both began anew at the same time, perhaps: our own connection may be as young as this one, and
+        # tearing it down would make the other node tear down this one, and so on.
+        old, was_up = peer.incoming, peer.is_up
+        peer.incoming = 0
+        self._close(old, "the node connected anew")
+        if was_up:
+            self._on_down(pnn, f"{peer.address} connected anew")
+
+    def _say(self, text: str) -> None:
+        """Log what may happen again and again, once a minute."""
+        now_s = self._now_s()
+        if now_s < self._said.get(text, 0.0):
+            return
+        if len(self._said) >= SAID_MAX:
+            self._said.clear()
+        self._said[text] = now_s + SAY_AGAIN_S
+        self._log(text)
 
     def _hand_over(self, pnn: int, outgoing: bool, connection: socket.socket) -> int:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE:
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
         link_id = self._next_link_id
         self._next_link_id += 1
         self._owners[link_id] = (pnn, outgoing)
         self._on_connection(link_id, pnn, outgoing, connection.detach())
         return link_id
+
+    @staticmethod
+    def _now_s() -> float:
+        return asyncio.get_running_loop().time()
+
+
+async def _comes(event: asyncio.Event, limit_s: float) -> bool:
+    """Wait for an event from now on; False if it does not come in time."""
+    event.clear()
+    try:
+        async with asyncio.timeout(limit_s):
+            return await event.wait()
+    except TimeoutError:
+        return False
