@@ -147,7 +147,7 @@ client() {
     for pid in $started; do
         code=0
         wait "$pid" || code=$?
-        if [ $code -eq 124 ] && [ $may_stay -gt 0 ]; then
+        if [ $code -eq 124 ] && [ "$may_stay" -gt 0 ]; then
             may_stay=$((may_stay - 1))
         elif [ $code -ne 0 ]; then
             is_good=false
