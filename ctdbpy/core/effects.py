@@ -173,6 +173,14 @@ class StopJob:
 
 
 @dataclass(frozen=True, slots=True)
+class HoldJob:
+    """Have a job that gives records wait (`held`), for whoever reads them is behind, or go on."""
+
+    job_id: int
+    held: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SetHealth:
     """Note in the health database that a persistent database is unhealthy (`reason`) or healthy ("")."""
 
@@ -231,6 +239,7 @@ Effect = (
     | Disconnect
     | StartJob
     | StopJob
+    | HoldJob
     | SetHealth
     | ReadNodes
     | SetLogLevel

@@ -132,6 +132,14 @@ class TraverseEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientBehind:
+    """Much waits to be read by a client (`behind`), or little does again."""
+
+    client_id: int
+    behind: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RevokeWanted:
     """A record with read-only copies on `nodes` has to be written: `buffer` (rec_buffer) takes them back.
 
@@ -198,6 +206,7 @@ Input = (
     | JobAnswered
     | SessionLost
     | TraverseEnded
+    | ClientBehind
     | RevokeWanted
     | NodesRead
     | RecordsComplained

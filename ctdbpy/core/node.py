@@ -14,6 +14,7 @@ from ctdbpy.core import messages
 from ctdbpy.core.controls import RAW, TABLE
 from ctdbpy.core.effects import Announce, Effect, LogLevel
 from ctdbpy.core.inputs import (
+    ClientBehind,
     ClientConnected,
     ClientControlArrived,
     ClientGone,
@@ -114,6 +115,8 @@ class Node:
                 rooms.freezes.session_lost(happened)
             case TraverseEnded(pnn, traverse_id):
                 rooms.traverses.node_ended(pnn, traverse_id)
+            case ClientBehind(client_id, behind):
+                rooms.traverses.client_behind(client_id, behind)
             case RevokeWanted():
                 rooms.runner.spawn("revoke", revoke(self.state, rooms.routing, happened))
             case NodesRead():
@@ -143,6 +146,7 @@ class Node:
         state.set_map(state.generation, state.lmasters)
         rooms.attaches.attach_found()
         messages.listen(rooms)
+        rooms.traverses.begin()
         rooms.statistician.begin()
         rooms.links.begin()
         rooms.election.begin()

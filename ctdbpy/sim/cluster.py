@@ -106,7 +106,9 @@ class Cluster:
     def _fault(self) -> None:
         random = self.world.random
         node = random.choice(self.nodes)
-        deed = random.choice(["crash", "power", "pause", "recover", "stop", "revive", "revive", "revive"])
+        deed = random.choice(
+            ["crash", "power", "pause", "recover", "stop", "reset", "revive", "revive", "revive"]
+        )
         if deed == "revive":
             for each in self.nodes:
                 if not each.is_up:
@@ -124,6 +126,13 @@ class Cluster:
             case "pause":
                 # Shorter than what makes peers give the node up: without quorum it would serve on its own.
                 node.pause(random.uniform(0.01, 0.8))
+            case "reset":
+                # Not the leader's links: whom the leader cannot reach it recovers without, and only a
+                # quorum could tell that node to stop serving before that.
+                leaders = {each.node.state.leader for each in self.nodes if each.is_up}
+                others = [each.pnn for each in self.nodes if each is not node and each.pnn not in leaders]
+                if node.pnn not in leaders and others:
+                    self.network.reset(node.pnn, random.choice(others))
             case "recover":
                 self.world.say(f"n{node.pnn} is told to recover")
                 node.node.state.want_recovery("told to")

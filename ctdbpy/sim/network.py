@@ -48,6 +48,16 @@ class Network:
         self._world.say(f"cut n{one} n{other}")
         self._cut |= {(one, other), (other, one)}
 
+    def reset(self, one: int, other: int) -> None:
+        """The link between two nodes breaks, both notice, and nothing keeps them from connecting again."""
+        self._world.say(f"the link n{one} n{other} breaks")
+        for pair in ((one, other), (other, one)):
+            connection = self._connections.pop(pair, None)
+            if connection is not None and connection.is_up:
+                connection.is_up = False
+                for at in pair:
+                    self._break(pair, connection, at, "reset")
+
     def mend(self) -> None:
         """Everything arrives again, with what was held back."""
         if not self._cut:

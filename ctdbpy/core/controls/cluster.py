@@ -32,6 +32,9 @@ def _recmode(rooms: Rooms, _request: Request, _value: None) -> Reply:
 async def _set_recmode(rooms: Rooms, request: Request, mode: int) -> Reply:
     """Normal only if every database has come through the recovery of the present map."""
     state = rooms.state
+    if mode == RecoveryMode.ACTIVE and request.client is None:
+        # A recovery begins; it answers whatever was wanted before.
+        state.recovery_wanted = ""
     if mode == state.recmode:
         return OK
     if mode == RecoveryMode.ACTIVE:
@@ -39,6 +42,8 @@ async def _set_recmode(rooms: Rooms, request: Request, mode: int) -> Reply:
         return OK
     if mode != RecoveryMode.NORMAL:
         return refuse(f"there is no recovery mode {mode}")
+    if state.recovery_wanted:
+        return refuse(f"another recovery is wanted: {state.recovery_wanted}")
     for database in state.databases.values():
         if database.generation != state.generation:
             return refuse(f"{database.name!r} is of generation {database.generation}, not {state.generation}")

@@ -37,17 +37,26 @@ class Links:
         node = self._state.peer(pnn)
         if node is None or node.flags & NodeFlag.DELETED:
             return
-        self._state.had_company = True
-        self._state.set_flags(pnn, node.flags & ~NodeFlag.DISCONNECTED, "its link stands")
+        state = self._state
+        state.had_company = True
+        state.set_flags(pnn, node.flags & ~NodeFlag.DISCONNECTED, "its link stands")
+        if node.is_active and not state.is_inactive and not state.is_recovering:
+            # What we had to send each other since the last recovery had no link to go by.
+            state.want_recovery(f"the link to node {pnn} stands again")
 
     def down(self, pnn: int, reason: str) -> None:
         """A node cannot be reached: what it was asked fails, and it counts as unhealthy."""
         node = self._state.peer(pnn)
         if node is None or node.flags & (NodeFlag.DISCONNECTED | NodeFlag.DELETED):
             return
+        was_active = node.is_active
         self._state.set_flags(pnn, node.flags | NodeFlag.DISCONNECTED | NodeFlag.UNHEALTHY, reason)
         self._heard.pop(pnn, None)
         self._routing.node_gone(pnn)
+        if was_active and not self._state.is_inactive:
+            # Packets under way are gone, however quickly the link returns: calls that wait for them
+            # are repeated in a new generation only.
+            self._state.want_recovery(f"the link to node {pnn} broke: {reason}")
 
     def keepalive(self, heard: KeepaliveArrived) -> str:
         """Of two versions the node that has run longer stays; says why this one has to end, if it has to."""

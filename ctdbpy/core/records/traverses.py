@@ -2,6 +2,8 @@
 """Walks over a whole database on all nodes, for one local client.
 
 Records go to the client through the record engine; here only the ends of nodes are counted.
+While a client is behind with its reading, the other nodes are told to hold their part (our own daemons
+understand that; of upstream's, the records pile up as far as the client's limit).
 
 Source: reference/ctdb.md 7.7.
 """
@@ -12,17 +14,20 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from ctdbpy.core.effects import JobKind, LogLevel
+from ctdbpy.core.effects import HoldJob, JobKind, LogLevel
 from ctdbpy.core.jobs import Job, Jobs, Outcome
 from ctdbpy.core.routing import Routing
 from ctdbpy.core.state import Client, Database, State
 from ctdbpy.wire.constants import BROADCAST_CONNECTED, UNKNOWN_PNN
 from ctdbpy.wire.controls import Control
 from ctdbpy.wire.records import RecData
+from ctdbpy.wire.srvids import SRVID_TRAVERSE_PACE
 from ctdbpy.wire.structures import TraverseAll, TraverseAllExt, TraverseStart
 
 _ANY_DMASTER: Final = UNKNOWN_PNN
 _PARAMETERS: Final = struct.Struct("=IIB")
+#: Traverse id, 1 to hold it and 0 to let it go on.
+_PACE: Final = struct.Struct("=II")
 
 
 @dataclass(slots=True)
@@ -58,6 +63,10 @@ class Traverses:
         self._served: dict[tuple[int, int], _Served] = {}
         self._last_id = 0
         self.timeouts = 0
+
+    def begin(self) -> None:
+        """Hear of clients of other nodes that are behind."""
+        self._state.listen(SRVID_TRAVERSE_PACE, self._pace)
 
     # -- for our own clients --------------------------------------------------------------------
 
@@ -99,6 +108,15 @@ class Traverses:
         if asked is not None:
             asked.remaining.discard(pnn)
             self._finish_if_done(asked)
+
+    def client_behind(self, client_id: int, behind: bool) -> None:
+        """A client reads too slowly, or has caught up: that is no standstill, its time begins anew."""
+        state = self._state
+        for asked in self._asked.values():
+            if asked.client_id == client_id:
+                asked.deadline_s = state.now_s + state.tunables.traverse_timeout
+                for pnn in sorted(asked.remaining - {state.pnn}):
+                    state.send_message(pnn, SRVID_TRAVERSE_PACE, _PACE.pack(asked.traverse_id, behind))
 
     def client_gone(self, client: Client) -> None:
         """Nobody listens any more: end its walks everywhere."""
@@ -157,6 +175,14 @@ class Traverses:
         self._served[key] = _Served(wanted.pnn, start, job.job_id)
         job.ended.when_done(ended)
 
+    def _pace(self, pnn: int, data: bytes) -> None:
+        if len(data) != _PACE.size:
+            return
+        traverse_id, held = _PACE.unpack(data)
+        served = self._served.get((pnn, traverse_id))
+        if served is not None:
+            self._state.emit(HoldJob(served.job_id, bool(held)))
+
     def kill(self, pnn: int, start: TraverseStart) -> None:
         """The node that asked wants no more of it."""
         for key, served in list(self._served.items()):
@@ -176,6 +202,7 @@ class Traverses:
 
     def _walk_here(self, asked: _Asked, with_empty: bool) -> Job:
         def forward(part: bytes) -> None:
+            asked.deadline_s = self._state.now_s + self._state.tunables.traverse_timeout
             self._state.records.forward_traverse(asked.traverse_id, part)
 
         def ended() -> None:

@@ -152,7 +152,7 @@ def test_a_commit_fails_when_a_node_dies() -> None:
     harness.send(client_id, Control.TRANS3_COMMIT, buffer(db_id))
     harness.give(LinkDown(1, "reset"))
     assert state.is_recovering
-    assert "node is disconnected" in state.recovery_wanted
+    assert "the link to node 1 broke" in state.recovery_wanted
 
 
 def test_copies_are_revoked_on_every_node_that_has_one() -> None:
