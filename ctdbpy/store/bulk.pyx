@@ -530,8 +530,10 @@ cdef int _update(Tdb tdb, bytes buffer, uint32_t records, bint is_volatile, uint
                 if tdb_parse_record(ctx, key, _compare, &stored) != 0 and tdb_error(ctx) != TDB_ERR_NOEXIST:
                     failed = True
                 elif stored.found or not is_volatile:
-                    if stored.rsn >= rsn and not stored.same:
-                        refused = True
+                    if stored.rsn >= rsn:
+                        # The same data under a newer header is the better record: an update that
+                        # comes late must not roll its owner back.
+                        refused = not stored.same
                     elif _store(ctx, key, record, is_volatile, 0, pnn, map, map_size) == FAILED:
                         failed = True
                     else:
