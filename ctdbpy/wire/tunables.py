@@ -103,6 +103,9 @@ class Tunables(Structure):
     heartbeat_limit: int = 5
     stall_limit: int = 2000
     record_hold_us: int = 500
+    record_relief_moves: int = 100
+    record_relief_seconds: int = 10
+    record_relief_us: int = 2000
     spin_us: int = 0
 
     def get(self, name: str) -> int:
@@ -337,6 +340,14 @@ OWN_TUNABLES: Final[tuple[TunableSpec, ...]] = (
         "without progress until a daemon counts as dead though its guard lives",
     ),
     _live("RecordHoldUs", "record_hold_us", "us", "a record that just arrived stays for its client at most"),
+    _live(
+        "RecordReliefMoves",
+        "record_relief_moves",
+        "moves",
+        "of a record within a second while several clients here wait make it stay a moment; 0: never",
+    ),
+    _live("RecordReliefSeconds", "record_relief_seconds", "s", "for which a record that bounces is relieved"),
+    _live("RecordReliefUs", "record_relief_us", "us", "a relieved record stays for its clients at most"),
     _live("SpinUs", "spin_us", "us", "to poll while traffic is recent before sleeping; 0: sleep at once"),
 )
 

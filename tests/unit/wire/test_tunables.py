@@ -110,6 +110,9 @@ def test_ours_are_reached_by_name_only() -> None:
         "HeartbeatLimit": 5,
         "StallLimit": 2000,
         "RecordHoldUs": 500,
+        "RecordReliefMoves": 100,
+        "RecordReliefSeconds": 10,
+        "RecordReliefUs": 2000,
         "SpinUs": 300,
     }
     assert not {spec.name for spec in OWN_TUNABLES} & set(LISTED_NAMES)
