@@ -52,8 +52,9 @@ class Network:
         """The link between two nodes breaks, both notice, and nothing keeps them from connecting again."""
         self._world.say(f"the link n{one} n{other} breaks")
         for pair in ((one, other), (other, one)):
-            connection = self._connections.pop(pair, None)
+            connection = self._connections.get(pair)
             if connection is not None and connection.is_up:
+                del self._connections[pair]
                 connection.is_up = False
                 for at in pair:
                     self._break(pair, connection, at, "reset")
