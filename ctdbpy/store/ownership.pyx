@@ -108,6 +108,9 @@ cdef class Ownership(Delegation):
             if verdict != GO_ON:
                 return verdict
         if header.dmaster == self.pnn:
+            # Executing a call counts as a change: the rsn grows, as it does with upstream.
+            if not self.store(db, key, keylen, &header, self.data(), self.datalen()):
+                return FAILED
             self.answer(client_id, load32(p + 28), load32(p + 40), 0, &header, self.data(), self.datalen())
             return DONE
         if header.dmaster >= self.node_flags.size():
