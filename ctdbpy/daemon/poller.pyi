@@ -7,7 +7,9 @@ from typing import Final, final
 
 from ctdbpy.store.engine import Engine
 
-DRAINED: Final = 100
+BEHIND: Final = 100
+DRAINED: Final = 101
+BEHIND_BYTES: Final[int]
 
 @final
 class Poller:

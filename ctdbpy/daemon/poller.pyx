@@ -50,13 +50,18 @@ cdef extern from "<unistd.h>" nogil:
 cdef extern from "<sched.h>" nogil:
     int sched_yield()
 
-# An upcall of the poller's own: a connection that was far behind has read most of what waited, or is gone.
-DRAINED = 100
+# Upcalls of the poller's own, for a connection that is slow to read what is sent to it.
+BEHIND = 100    # client_id: more than BEHIND_BYTES wait for it
+DRAINED = 101   # client_id, 0 for a link: most has been read, or it is gone
+
+BEHIND_BYTES = 8 << 20
 
 cdef enum:
-    UPCALL_DRAINED = 100
-    # Half of what has its producers paused: they go on before there is nothing left to send.
-    DRAINED_BYTES = 4 << 20
+    UPCALL_BEHIND = 100
+    UPCALL_DRAINED = 101
+    BEHIND_AT = 8 << 20
+    # Its producers go on before there is nothing left to send.
+    DRAINED_AT = 4 << 20
     EVENTS_A_TURN = 128
     READ_BYTES = 65536
     READS_A_TURN = 4
@@ -152,9 +157,16 @@ cdef class Poller:
         """Have one upcall DRAINED when little waits for this client or node, or when it is gone."""
         cdef Conn *conn = self.reader(client_id, pnn)
         if conn == NULL:
-            self.engine.upcall(UPCALL_DRAINED, 0, 0, NULL, 0)
-        else:
+            self.engine.upcall(UPCALL_DRAINED, client_id, 0, NULL, 0)
+        elif not self.is_behind(conn):
             self.behind.push_back(conn.slot)
+
+    cdef cbool is_behind(self, Conn *conn) noexcept nogil:
+        cdef size_t i
+        for i in range(self.behind.size()):
+            if self.behind[i] == conn.slot:
+                return True
+        return False
 
     cdef Conn *reader(self, uint32_t client_id, int pnn) noexcept:
         if pnn < 0:
@@ -358,6 +370,9 @@ cdef class Poller:
             conn.dirty = False
             if conn.kind != CONN_FREE and conn.fd >= 0 and not conn.blocked:
                 self.write(conn)
+            if conn.kind == CONN_CLIENT and conn.out.size() > BEHIND_AT and not self.is_behind(conn):
+                self.behind.push_back(conn.slot)
+                self.engine.upcall(UPCALL_BEHIND, conn.id, 0, NULL, 0)
         self.engine.dirty.clear()
         if self.behind.size():
             self.look_behind()
@@ -377,9 +392,9 @@ cdef class Poller:
         cdef Conn *conn
         while i < self.behind.size():
             conn = self.engine.slots[self.behind[i]]
-            if conn.closing or conn.kind == CONN_FREE or conn.out.size() <= DRAINED_BYTES:
+            if conn.closing or conn.kind == CONN_FREE or conn.out.size() <= DRAINED_AT:
                 self.behind[i] = self.behind.back()
                 self.behind.pop_back()
-                self.engine.upcall(UPCALL_DRAINED, 0, 0, NULL, 0)
+                self.engine.upcall(UPCALL_DRAINED, conn.id if conn.kind == CONN_CLIENT else 0, 0, NULL, 0)
             else:
                 i += 1

@@ -193,8 +193,11 @@ class Pump:
                 self.step(inputs.RevokeWanted(number, key, buffer, nodes))
             case upcalls.TRAVERSE_END:
                 self.step(inputs.TraverseEnded(second, number))
+            case pollers.BEHIND:
+                self.step(inputs.ClientBehind(number, True))
             case pollers.DRAINED:
                 self._workers.drained()
+                self.step(inputs.ClientBehind(number, False))
             case _:
                 raise AssertionError(f"unknown upcall {kind}")
 
@@ -251,6 +254,8 @@ class Pump:
                 self._workers.start_job(effect)
             case effects.StopJob(job_id):
                 self._workers.stop_job(job_id)
+            case effects.HoldJob(job_id, held):
+                self._workers.hold_job(job_id, held=held)
             case effects.SetHealth(name, reason):
                 self._set_health(name, reason)
             case effects.ReadNodes(read_id):

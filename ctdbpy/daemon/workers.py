@@ -21,6 +21,7 @@ from typing import Final
 from ctdbpy.core import inputs
 from ctdbpy.core.effects import JobKind, StartJob
 from ctdbpy.core.ports import Busy
+from ctdbpy.daemon.poller import BEHIND_BYTES
 from ctdbpy.daemon.records import LocalRecords, Reader
 from ctdbpy.daemon.worker import Worker
 from ctdbpy.errors import HostError, StoreError
@@ -48,8 +49,6 @@ SCANNERS_MAX: Final = 4
 SESSION_WORKERS: Final = max(2, min(3, os.cpu_count() or 1))
 FETCH_RETRY_S: Final = 0.005
 FETCH_LIMIT_S: Final = 30.0
-#: What may wait to be read by one client or node before nothing more is produced for them.
-BACKLOG_BYTES_MAX: Final = 8 << 20
 
 #: Id of a request whose answer nobody waits for; jobs count from 1.
 _NO_JOB: Final = 0
@@ -99,7 +98,9 @@ class Workers:
         #: Sessions by their number: who has them, and of which database.
         self._sessions: dict[int, tuple[Worker, int]] = {}
         self._scans: deque[StartJob] = deque()
-        self._paused: dict[Worker, Reader] = {}
+        #: Workers whose records somebody here is slow to read, and jobs whose records another node is.
+        self._behind: dict[Worker, Reader] = {}
+        self._held: set[int] = set()
         self._fetches: dict[int, asyncio.TimerHandle] = {}
         self._is_stopped = False
 
@@ -139,12 +140,25 @@ class Workers:
         timer = self._fetches.pop(job_id, None)
         if timer is not None:
             timer.cancel()
+        self._held.discard(job_id)
         self._scans = deque(job for job in self._scans if job.job_id != job_id)
         for worker in self._all():
             if worker.jobs.pop(job_id, None) is not None:
                 worker.ask(Request(job_id, _NO_DATABASE, Plain(Kind.STOP)))
                 # It hears of it only once it is rid of what it has produced.
-                self._resume(worker)
+                self._behind.pop(worker, None)
+                self._pace(worker)
+
+    def hold_job(self, job_id: int, *, held: bool) -> None:
+        """Read no further answers of a job for now, or go on."""
+        waiting = any(job.job_id == job_id for job in self._scans)
+        having = [worker for worker in self._all() if job_id in worker.jobs]
+        if held and (waiting or having):
+            self._held.add(job_id)
+        elif not held:
+            self._held.discard(job_id)
+        for worker in having:
+            self._pace(worker)
 
     def forget(self, db_id: int) -> None:
         """Have every worker close a database's file, before it is detached."""
@@ -154,13 +168,16 @@ class Workers:
 
     def drained(self) -> None:
         """Somebody who was far behind has read most of what waited, or is gone."""
-        for worker, reader in list(self._paused.items()):
-            if self._backlog(reader.client_id, reader.pnn) <= BACKLOG_BYTES_MAX:
-                self._resume(worker)
+        for worker, reader in list(self._behind.items()):
+            if self._backlog(reader.client_id, reader.pnn) <= BEHIND_BYTES:
+                del self._behind[worker]
+                self._pace(worker)
 
-    def _resume(self, worker: Worker) -> None:
-        self._paused.pop(worker, None)
-        worker.resume()
+    def _pace(self, worker: Worker) -> None:
+        if worker in self._behind or not self._held.isdisjoint(worker.jobs):
+            worker.pause()
+        else:
+            worker.resume()
 
     def _all(self) -> list[Worker]:
         return [*self._writers, *self._scanners, *self._session_workers]
@@ -230,6 +247,7 @@ class Workers:
             job = self._scans.popleft()
             try:
                 self._give(worker, job)
+                self._pace(worker)
             except StoreError as error:
                 self._end_job(job, errno.EIO, str(error))
 
@@ -292,6 +310,7 @@ class Workers:
             return
         error, data = "", answer.data
         del worker.jobs[answer.job_id]
+        self._held.discard(answer.job_id)
         if answer.status:
             error, data = data.decode(errors="replace"), b""
         elif job.kind is JobKind.PUSH:
@@ -309,9 +328,9 @@ class Workers:
         reader = self._records.take_reader()
         if reader is None or answer.job_id not in worker.jobs:
             return
-        if self._backlog(reader.client_id, reader.pnn) > BACKLOG_BYTES_MAX:
-            self._paused[worker] = reader
-            worker.pause()
+        if self._backlog(reader.client_id, reader.pnn) > BEHIND_BYTES:
+            self._behind[worker] = reader
+            self._pace(worker)
             self._await_drained(reader.client_id, reader.pnn)
 
     def _schedule(self, db_id: int, key: bytes) -> None:
@@ -333,7 +352,8 @@ class Workers:
         for kept in (self._writers, self._scanners, self._session_workers):
             if worker in kept:
                 kept.remove(worker)
-        self._paused.pop(worker, None)
+        self._behind.pop(worker, None)
+        self._held.difference_update(worker.jobs)
         sessions = [(number, db_id) for number, (owner, db_id) in self._sessions.items() if owner is worker]
         for number, _db_id in sessions:
             del self._sessions[number]

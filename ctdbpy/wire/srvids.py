@@ -21,6 +21,8 @@ SRVID_SET_NODE_FLAGS: Final = 0xF400 << 48
 SRVID_RECD_UPDATE_IP: Final = 0xF500 << 48
 SRVID_VACUUM_FETCH: Final = 0xF700 << 48
 SRVID_DETACH_DATABASE: Final = 0xF701 << 48
+#: Ours, between daemons: hold a walk or let it go on. Upstream's have nobody who listens to it.
+SRVID_TRAVERSE_PACE: Final = 0xF7C0 << 48
 SRVID_MEM_DUMP: Final = 0xF800 << 48
 SRVID_GETLOG: Final = 0xF801 << 48
 SRVID_CLEARLOG: Final = 0xF802 << 48

@@ -179,6 +179,30 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def private_bytes(pid: int) -> int:
+    """Memory a process has for itself; pages of database files are not counted."""
+    match = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert match is not None
+    return int(match[1]) << 10
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_standstill(daemon: Daemon) -> None:
+    """Until its workers have had nothing to do for a while, or may do nothing."""
+    used: list[float] = []
+
+    def is_still() -> bool:
+        used.append(sum(cpu_s(pid) for pid in daemon.children("ctdbpy.store.worker")))
+        return len(used) > 30 and used[-1] == used[-30]
+
+    wait_until(is_still, "the workers stand still")
+
+
 Cluster = Callable[..., list[Daemon]]
 
 

@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import time
-from pathlib import Path
 
 from ctdbpy.client.connection import Connection
 from ctdbpy.store.tdb import Tdb
@@ -16,7 +14,7 @@ from ctdbpy.wire.constants import CallFlag, CallId, DbFlag
 from ctdbpy.wire.controls import Control
 from ctdbpy.wire.records import RecData, RecordHeader
 from ctdbpy.wire.structures import TunableValue
-from tests.unit.daemon.conftest import LIMIT_S, Daemon, is_alive, wait_until
+from tests.unit.daemon.conftest import LIMIT_S, Daemon, is_alive, private_bytes, wait_standstill, wait_until
 
 #: Far from what a wait for a lock would cost, and far above what a loaded machine does to a call.
 CALL_P99_S = 0.1
@@ -161,13 +159,6 @@ def test_a_database_frozen_by_wait_does_not_hold_up_another(daemon: Daemon) -> N
             assert waiting.receive().reqid == 9
 
 
-def private_bytes(pid: int) -> int:
-    """Memory a process has for itself; pages of database files are not counted."""
-    match = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    assert match is not None
-    return int(match[1]) << 10
-
-
 def test_a_traverse_waits_for_a_client_that_reads_slowly(daemon: Daemon) -> None:
     count, value = 3000, RecordHeader(1, 0).pack() + bytes(100_000)
     with daemon.connect() as slow, daemon.connect() as other:
@@ -178,8 +169,9 @@ def test_a_traverse_waits_for_a_client_that_reads_slowly(daemon: Daemon) -> None
         before = private_bytes(daemon.pid)
         slow.start_traverse(db_id, 0x88)
         # The walk stands still as soon as a little is on its way; nobody else notices.
+        wait_standstill(daemon)
         assert p99_s(other, db_id) < CALL_P99_S
-        most = 0
+        most = private_bytes(daemon.pid) - before
         keys = set()
         while True:
             record = RecData.unpack(slow.next_message(LIMIT_S).data)
