@@ -3,12 +3,22 @@
 
 from __future__ import annotations
 
-from ctdbpy.core.effects import SendControl, StopJob
-from ctdbpy.core.inputs import LinkDown, LinkUp, NodeControlArrived, TraverseEnded
+import struct
+
+from ctdbpy.core.effects import HoldJob, SendControl, SendMessage, StopJob
+from ctdbpy.core.inputs import (
+    ClientBehind,
+    LinkDown,
+    LinkUp,
+    MessageArrived,
+    NodeControlArrived,
+    TraverseEnded,
+)
 from ctdbpy.wire.constants import ControlFlag
 from ctdbpy.wire.controls import Control
 from ctdbpy.wire.packets import ReqControl
 from ctdbpy.wire.records import RecData, RecordHeader
+from ctdbpy.wire.srvids import SRVID_TRAVERSE_PACE
 from ctdbpy.wire.structures import TraverseAll, TraverseAllExt, TraverseStart, TraverseStartExt
 from tests.unit.core.fakes import Harness, each_record, of_kind, several_nodes
 
@@ -132,6 +142,35 @@ def test_a_walk_that_takes_too_long_ends_and_is_killed_elsewhere() -> None:
     assert [(each.pnn, each.data) for each in kills] == [(1, TraverseStart(db_id, 7, SRVID).pack())]
     assert of_kind(effects, StopJob)
     assert harness.node.rooms.traverses.timeouts == 1
+
+
+def test_a_client_that_is_behind_has_other_nodes_wait_and_gets_more_time() -> None:
+    harness, db_id = two_nodes()
+    harness.hold_jobs = True
+    client_id, other = harness.connect(), harness.connect(8)
+    harness.send(client_id, Control.TRAVERSE_START, TraverseStart(db_id, 7, SRVID).pack())
+    traverse_id = next(iter(harness.records.traverses))
+    assert not of_kind(harness.give(ClientBehind(other, True)), SendMessage)
+    for behind in (True, False):
+        harness.advance(15)
+        (sent,) = of_kind(harness.give(ClientBehind(client_id, behind)), SendMessage)
+        assert (sent.destnode, sent.srvid) == (1, SRVID_TRAVERSE_PACE)
+        assert sent.data == struct.pack("=II", traverse_id, behind)
+    assert harness.records.traverses
+    harness.advance(21)
+    assert not harness.records.traverses
+
+
+def test_a_served_walk_waits_while_the_asking_node_says_so() -> None:
+    harness, db_id = two_nodes()
+    harness.hold_jobs = True
+    harness.give(from_node(1, Control.TRAVERSE_ALL, TraverseAll(db_id, 9, 1, 3, SRVID).pack()))
+    for held in (True, False):
+        message = MessageArrived(1, SRVID_TRAVERSE_PACE, struct.pack("=II", 9, held))
+        (effect,) = of_kind(harness.give(message), HoldJob)
+        assert effect.held is held
+    for pnn, data in ((1, struct.pack("=II", 8, 1)), (0, struct.pack("=II", 9, 1)), (1, b"short")):
+        assert not of_kind(harness.give(MessageArrived(pnn, SRVID_TRAVERSE_PACE, data)), HoldJob)
 
 
 def test_a_client_that_goes_ends_its_walks_everywhere() -> None:

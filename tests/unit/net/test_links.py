@@ -101,6 +101,11 @@ class Node:
         async with asyncio.timeout(LIMIT_S), self.changed:
             await self.changed.wait_for(claim)
 
+    async def stays(self, claim: Callable[[], object], limit_s: float) -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(limit_s), self.changed:
+                await self.changed.wait_for(lambda: not claim())
+
     @property
     def is_up(self) -> bool:
         ups = [text for text in self.happened if text.startswith(("up ", "down "))]
@@ -176,7 +181,8 @@ def test_a_peer_that_comes_late_is_not_waited_for_longer_than_needed() -> None:
         loop = asyncio.get_running_loop()
         first = network.node(0)
         # Until it asks once a second only, and has just asked.
-        await asyncio.wait_for(_tries(first, 6), LIMIT_S)
+        await first.until(lambda: first.logged)
+        await first.stays(lambda: len(first.logged) == 1, 1.6)
         assert first.links._peers[1].retry_s == links.RETRY_LAST_S
         began_s = loop.time()
         second = network.node(1)
@@ -192,7 +198,9 @@ def test_a_refusal_is_said_once_with_node_address_errno_and_likely_cause() -> No
 
     async def scenario() -> None:
         first = network.node(0)
-        await asyncio.wait_for(_tries(first, 3), LIMIT_S)
+        tries = first.links._peers[1]
+        await first.stays(lambda: tries.retry_s, 0.5)
+        assert tries.retry_s > 2 * links.RETRY_FIRST_S
         (line,) = first.logged
         assert line == (
             f"cannot connect to node 1 at {network.addresses[1]} port {network.port}: "
@@ -200,14 +208,6 @@ def test_a_refusal_is_said_once_with_node_address_errno_and_likely_cause() -> No
         )
 
     network.run(scenario)
-
-
-async def _tries(node: Node, count: int) -> None:
-    """Until it has tried so often to connect; a refusal that is not said again leaves no other trace."""
-    seen = set[float]()
-    while len(seen) < count:
-        seen.add(node.links._peers[1].next_try_s)
-        await asyncio.sleep(0.01)
 
 
 def test_a_peer_that_dies_is_noticed_and_taken_back_at_once() -> None:
@@ -263,8 +263,7 @@ def test_a_forgotten_node_is_neither_called_nor_listened_to() -> None:
         ]
         # The other one goes on trying, with pauses.
         before = second.opened
-        await asyncio.sleep(1.0)
-        assert second.opened - before <= 12
+        await second.stays(lambda: second.opened - before <= 12, 1.0)
 
     network.run(scenario)
 
@@ -324,16 +323,16 @@ def test_both_ends_that_begin_anew_all_the_time_come_to_rest() -> None:
 
     async def scenario() -> None:
         nodes = [network.node(pnn) for pnn in range(3)]
-        for _ in range(20):
+        for _ in range(6):
+            opened = nodes[0].opened
             for node in nodes:
                 for other in range(3):
                     node.links.drop(other, "shaken", forget=False)
-            await asyncio.sleep(0.02)
+            await nodes[0].until(lambda: nodes[0].opened > opened)  # noqa: B023
         for node in nodes:
             await node.until(lambda: len(node.sockets) == 4)  # noqa: B023
-        opened = [node.opened for node in nodes]
-        await asyncio.sleep(1.0)
-        assert [node.opened for node in nodes] == opened
+        before = [node.opened for node in nodes]
+        await nodes[0].stays(lambda: [node.opened for node in nodes] == before, 1.0)
 
     network.run(scenario)
 
