@@ -28,15 +28,22 @@ from ctdbpy.store.tdb import Tdb
 from ctdbpy.wire.constants import CallFlag, CallId, Operation
 from ctdbpy.wire.packets import ReqCall
 
-#: key, whether it ended, counter before, when the holder began and when it was done.
+#: key, kind, counter before, when the holder began and when it was done. Packing clears first: who is
+#: killed at it must leave either the note or none.
 NOTE: Final = struct.Struct("=IIQQQ")
 HEADER: Final = struct.Struct("=QIIIxxxx")
 _COUNTER: Final = struct.Struct("=Q")
 _REQID_AT: Final = 28
-_BEGUN, _ENDED = 1, 2
+#: What a note is: nothing yet, a change, a look. It is written last.
+_CHANGE, _LOOK = 1, 2
+_KIND: Final = struct.Struct("=I")
+_KIND_AT, _TIMES_AT, _END_AT = 4, 16, 24
+_TIMES: Final = struct.Struct("=QQ")
+_TIME: Final = struct.Struct("=Q")
 # Changes made in a row at most before another record has its turn.
 _RUN_MAX: Final = 8
 _HAS_COPIES: Final = 0x01000000
+_IS_COPY: Final = 0x02000000
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -47,6 +54,17 @@ class Change:
     end_ns: int
     key: int
     before: int
+    client: str
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A counter seen by somebody who only reads, in the record itself or in a read-only copy of it."""
+
+    begin_ns: int
+    end_ns: int
+    key: int
+    counter: int
     client: str
 
 
@@ -85,18 +103,38 @@ def _problems_of_record(key: int, changes: list[Change], final: int) -> Iterator
         yield f"record {key}: it says {final} after {holder} left {counter}"
 
 
-def read_notes(path: Path) -> Iterator[Change]:
-    """The changes a client noted."""
+def stale_looks(changes: Iterable[Change], looks: Iterable[Look]) -> Iterator[str]:
+    """Every counter seen that was not the record's at any moment of the look.
+
+    A copy is taken back before the record changes, so that whoever has one sees what the record says.
+    Of changes that their client did not finish nothing is concluded.
+    """
+    by_counter = {(change.key, change.before): change for change in changes if change.end_ns}
+    for look in looks:
+        follower = by_counter.get((look.key, look.counter))
+        if follower is not None and follower.end_ns < look.begin_ns:
+            late_us = (look.begin_ns - follower.end_ns) / 1000
+            yield f"record {look.key}: {look.client} saw {look.counter} {late_us:.1f} us after it had changed"
+        maker = by_counter.get((look.key, look.counter - 1))
+        if maker is not None and maker.begin_ns > look.end_ns:
+            yield f"record {look.key}: {look.client} saw {look.counter} before it was made"
+
+
+def read_notes(path: Path) -> Iterator[Change | Look]:
+    """What a client noted."""
     with path.open("rb") as file:
         while len(data := file.read(NOTE.size)) == NOTE.size:
-            key, state, before, begin_ns, end_ns = NOTE.unpack(data)
-            if not state:
+            key, kind, before, begin_ns, end_ns = NOTE.unpack(data)
+            if not kind:
                 return
-            yield Change(begin_ns, end_ns if state == _ENDED else 0, key, before, path.stem)
+            if kind == _CHANGE:
+                yield Change(begin_ns, end_ns, key, before, path.stem)
+            elif end_ns:
+                yield Look(begin_ns, end_ns, key, before, path.stem)
 
 
 def count_notes(path: Path) -> int:
-    """How many changes a client has noted so far: they stand in a row, nothing follows them."""
+    """How much a client has noted so far: the notes stand in a row, nothing follows them."""
     with path.open("rb") as file:
         least, most = 0, path.stat().st_size // NOTE.size
         while least < most:
@@ -120,11 +158,14 @@ def name_of(key: int) -> bytes:
 class Client:
     """Changes records at random until it has made so many changes, or is killed.
 
-    A `careless` one changes records without asking whose they are: it is there to be caught. One that is
-    to `freeze` stands still for ever in the middle of its last change, with the record locked.
+    A `reader` only looks at them and is content with read-only copies. A `careless` one changes
+    records without asking whose they are: it is there to be caught. One that is to `freeze` stands still for
+    ever in the middle of its last change, with the record locked.
     """
 
-    def __init__(self, database: str, notes: Path, *, changes: int, keys: int, careless: bool) -> None:
+    def __init__(
+        self, database: str, notes: Path, *, changes: int, keys: int, careless: bool, reader: bool
+    ) -> None:
         connection = Connection(DEFAULT_SOCKET)
         self._db_id, path, flags = connection.attach(database)
         self._pnn = connection.pnn
@@ -133,25 +174,32 @@ class Client:
         self._reqid = 1000
         self._changes = changes
         self._careless = careless
+        self._reader = reader
         self._keys = [name_of(key) for key in range(keys)]
         self._requests = [bytearray(self._request(key)) for key in self._keys]
         with notes.open("w+b") as file:
             file.truncate(NOTE.size * changes)
             self._notes = mmap.mmap(file.fileno(), 0)
         self._noted = 0
+        self._seen: dict[int, tuple[int, int | None]] = {}
 
     def run(self, dice: random.Random, *, freeze: bool) -> None:
         """Make the changes."""
         while self._noted < self._changes:
             key = dice.randrange(len(self._keys))
             for _ in range(dice.randint(1, _RUN_MAX)):
-                while not self._change(key, freeze=freeze and self._noted == self._changes - 1):
+                while not (
+                    self._look(key)
+                    if self._reader
+                    else self._change(key, freeze=freeze and self._noted == self._changes - 1)
+                ):
                     self._ask(key)
                 if self._noted == self._changes:
                     return
 
     def _request(self, key: bytes) -> bytes:
-        call = ReqCall(0, 0, 0, 0, CallFlag.IMMEDIATE_MIGRATION, self._db_id, CallId.NULL, 0, key, b"")
+        flags = CallFlag.IMMEDIATE_MIGRATION | (CallFlag.WANT_READONLY if self._reader else 0)
+        call = ReqCall(0, 0, 0, 0, flags, self._db_id, CallId.NULL, 0, key, b"")
         return call.encode(padded=False)
 
     def _change(self, key: int, *, freeze: bool) -> bool:
@@ -166,16 +214,47 @@ class Client:
                 return False
             at, begin_ns = self._noted * NOTE.size, time.monotonic_ns()
             (before,) = _COUNTER.unpack_from(record, HEADER.size) if len(record) > HEADER.size else (0,)
-            NOTE.pack_into(self._notes, at, key, _BEGUN, before, begin_ns, 0)
+            self._note(at, _CHANGE, key, before, begin_ns, 0)
             if freeze:
                 print("holds", flush=True)
                 signal.pause()
             tdb.store(name, HEADER.pack(rsn, dmaster, reserved, flags) + _COUNTER.pack(before + 1))
-            NOTE.pack_into(self._notes, at, key, _ENDED, before, begin_ns, time.monotonic_ns())
+            _TIME.pack_into(self._notes, at + _END_AT, time.monotonic_ns())
             self._noted += 1
         finally:
             tdb.chainunlock(name)
         return True
+
+    def _look(self, key: int) -> bool:
+        name, tdb = self._keys[key], self._tdb
+        tdb.chainlock(name)
+        try:
+            begin_ns, record = time.monotonic_ns(), tdb.fetch(name)
+            if record is None:
+                return False
+            _rsn, dmaster, _reserved, flags = HEADER.unpack_from(record)
+            if dmaster != self._pnn and not flags & _IS_COPY:
+                return False
+            (counter,) = _COUNTER.unpack_from(record, HEADER.size) if len(record) > HEADER.size else (0,)
+            self._note_look(key, counter, begin_ns, time.monotonic_ns())
+        finally:
+            tdb.chainunlock(name)
+        return True
+
+    def _note_look(self, key: int, counter: int, begin_ns: int, end_ns: int) -> None:
+        """Of the looks that see the same, the first and the latest are worth noting."""
+        seen, latest = self._seen.get(key, (None, None))
+        if seen == counter and latest is not None:
+            _TIMES.pack_into(self._notes, latest + _TIMES_AT, begin_ns, end_ns)
+            return
+        at = self._noted * NOTE.size
+        self._note(at, _LOOK, key, counter, begin_ns, end_ns)
+        self._noted += 1
+        self._seen[key] = (counter, at if seen == counter else None)
+
+    def _note(self, at: int, kind: int, key: int, counter: int, begin_ns: int, end_ns: int) -> None:
+        NOTE.pack_into(self._notes, at, key, 0, counter, begin_ns, end_ns)
+        _KIND.pack_into(self._notes, at + _KIND_AT, kind)
 
     def _ask(self, key: int) -> None:
         """Have the daemon bring the record here."""
@@ -205,10 +284,16 @@ def main() -> None:
     parser.add_argument("--keys", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--careless", action="store_true")
+    parser.add_argument("--reader", action="store_true")
     parser.add_argument("--freeze", action="store_true")
     given = parser.parse_args()
     client = Client(
-        given.database, given.notes, changes=given.changes, keys=given.keys, careless=given.careless
+        given.database,
+        given.notes,
+        changes=given.changes,
+        keys=given.keys,
+        careless=given.careless,
+        reader=given.reader,
     )
     client.run(random.Random(given.seed), freeze=given.freeze)
 

@@ -18,7 +18,16 @@ from ctdbpy.lab import HostProcess, Lab, wait_until
 from ctdbpy.lab.services import Cluster
 from ctdbpy.wire.constants import RunState
 from ctdbpy.wire.controls import Control
-from tests.cluster.history import HEADER, Change, count_notes, name_of, problems, read_notes
+from tests.cluster.history import (
+    HEADER,
+    Change,
+    Look,
+    count_notes,
+    name_of,
+    problems,
+    read_notes,
+    stale_looks,
+)
 
 _ROOT = Path(__file__).resolve().parents[2]
 _TUNABLES = {"RerecoveryTimeout": 1, "ElectionTimeout": 1}
@@ -71,6 +80,16 @@ def test_the_change_of_a_killed_client_may_have_happened_or_not() -> None:
     assert _told([*_TRUE_STORY, killed], {0: 4, 1: 1}) == []
     assert _told([*_TRUE_STORY, killed, Change(150, 160, 0, 3, "n2")], {0: 4, 1: 1}) == []
     assert _told([*_TRUE_STORY, killed, Change(150, 160, 0, 5, "n2")], {0: 6, 1: 1}) != []
+
+
+def test_what_is_seen_is_what_the_record_says() -> None:
+    good = [Look(90, 95, 0, 0, "n1"), Look(111, 119, 0, 1, "n2"), Look(125, 129, 0, 1, "n2")]
+    assert list(stale_looks(_TRUE_STORY, good)) == []
+    stale, early = Look(131, 135, 0, 1, "n2"), Look(90, 95, 0, 1, "n1")
+    assert list(stale_looks(_TRUE_STORY, [stale, early])) == [
+        "record 0: n2 saw 1 0.0 us after it had changed",
+        "record 0: n1 saw 1 before it was made",
+    ]
 
 
 # --- real daemons ----------------------------------------------------------------------------------------
@@ -132,7 +151,7 @@ class Run:
         wait_until(f"{count} more changes", lambda: self.count() >= wanted, timeout_s=60)
 
     def count(self) -> int:
-        """How many changes were made."""
+        """How many changes were made, or looks taken."""
         return sum(count_notes(path) for path in self._folder.glob("*.notes"))
 
     def wait(self, *, timeout_s: float) -> None:
@@ -146,9 +165,14 @@ class Run:
         """Whether a client printed this."""
         return any(word in log.read_text() for log in self._folder.glob("*.log"))
 
-    def changes(self) -> list[Change]:
+    def notes(self) -> Iterator[Change | Look]:
         """What the clients noted."""
-        return [change for path in self._folder.glob("*.notes") for change in read_notes(path)]
+        for path in self._folder.glob("*.notes"):
+            yield from read_notes(path)
+
+    def changes(self) -> list[Change]:
+        """The changes among the notes."""
+        return [note for note in self.notes() if isinstance(note, Change)]
 
     def finals(self) -> dict[int, int]:
         """The counters, as the cluster has them now."""
@@ -227,6 +251,26 @@ def test_a_record_whose_holder_is_killed_moves_on(cluster: Cluster) -> None:
     changes = run.changes()
     assert list(problems(changes, run.finals())) == []
     assert len(changes) == 10 + 2 * _NODES * 2_000
+
+
+@pytest.mark.timeout(300)
+def test_readers_of_copies_see_what_the_record_says(cluster: Cluster) -> None:
+    run = Run(cluster, "copied.tdb", keys=200)
+    for host in cluster.lab.nodes:
+        cluster.tool(host, "attach", "copied.tdb")
+        cluster.tool(host, "setdbreadonly", "copied.tdb")
+    for host in cluster.lab.nodes:
+        run.start(host, 1_000_000, "--reader")
+    run.wait_for_changes(200 * _NODES)
+    writers = [run.start(host, 10_000) for host in cluster.lab.nodes]
+    assert [writer.wait(timeout_s=200) for writer in writers] == [0] * _NODES
+    run.kill()
+    changes, looks = run.changes(), [note for note in run.notes() if isinstance(note, Look)]
+    assert list(problems(changes, run.finals())) == []
+    assert list(stale_looks(changes, looks)) == []
+    assert len(changes) == _NODES * 10_000
+    seen = {(look.key, look.counter) for look in looks}
+    assert len(seen) > 1_000, "copies were handed out and taken back while the records changed"
 
 
 def test_clients_that_do_not_ask_whose_a_record_is_are_caught(cluster: Cluster) -> None:
