@@ -24,6 +24,7 @@ from ctdbpy.store.libtdb cimport TDB_DATA, TDB_ERROR, tdb_context
 from ctdbpy.store.packed cimport Packed, get32, put, put32, release, reserve
 
 from ctdbpy.errors import StoreError
+from ctdbpy.store.transactions import Transaction
 
 # libtdb's open flags; tdb.h defines them as macros with these values, which Samba sends over the wire.
 DEFAULT = 0
@@ -580,27 +581,6 @@ cdef class Tdb:
         if complaint:
             reason += f"; libtdb: {complaint}"
         return StoreError(f"cannot {verb} {self.path or 'a TDB in memory'!r}: {reason}")
-
-
-cdef class Transaction:
-    """`with tdb.transaction():` commits at the end of the block, cancels when an exception leaves it."""
-
-    cdef Tdb tdb
-    cdef bint frozen
-
-    def __init__(self, Tdb tdb not None, bint frozen):
-        self.tdb = tdb
-        self.frozen = frozen
-
-    def __enter__(self):
-        self.tdb.transaction_start(frozen=self.frozen)
-        return self.tdb
-
-    def __exit__(self, kind, value, trace):
-        if kind is None:
-            self.tdb.transaction_commit(frozen=self.frozen)
-        elif self.tdb.ctx != NULL:
-            self.tdb.transaction_cancel(frozen=self.frozen)
 
 
 def jenkins_hash(bytes key not None):
