@@ -54,7 +54,7 @@ cdef class RecordsPort(Ownership):
         self.hopcount_make_sticky = 50
         self.sticky_us = 600 * 1000000
         self.pindown_us = 200 * 1000
-        self.hold_us = 500
+        self.hold_us = 300
         self.relief_moves = 100
         self.relief_us = 10 * 1000000
         self.relief_pindown_us = 2000
@@ -239,11 +239,19 @@ cdef class RecordsPort(Ownership):
     # -- vacuuming -----------------------------------------------------------------------
 
     def schedule_deletion(self, uint32_t db_id, bytes header not None, bytes key not None):
-        """Queue an empty record for vacuuming."""
+        """Queue an empty record for vacuuming, unless a newer version of it is queued already."""
         cdef Db *db = self.need(db_id)
-        if len(header) == HEADER_BYTES and len(key) > 0 and not db.flags & DB_EVERYWHERE \
-                and db.deletions.size() < DELETIONS_MAX:
-            db.deletions[<string>key] = <string>header
+        cdef Header queued, late
+        if len(header) != HEADER_BYTES or len(key) == 0 or db.flags & DB_EVERYWHERE \
+                or db.deletions.size() >= DELETIONS_MAX:
+            return
+        it = db.deletions.find(<string>key)
+        if it != db.deletions.end():
+            queued.load(dereference(it).second.data())
+            late.load(<char *>header)
+            if late.rsn < queued.rsn:
+                return
+        db.deletions[<string>key] = <string>header
 
     def take_deletions(self, uint32_t db_id, size_t limit):
         """Take up to `limit` queued (key, header)."""

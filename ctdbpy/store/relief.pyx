@@ -23,7 +23,7 @@ cdef enum:
     ARRIVAL_SLOTS = 1024
     STICKY_KEYS_MAX = 10000
     # What one waiting client is given of a relieved record's stay.
-    RELIEF_STEP_US = 200
+    RELIEF_STEP_US = 50
 
 
 cdef class Relief(RecordStore):

@@ -102,7 +102,7 @@ class Tunables(Structure):
     heartbeat_interval: int = 100
     heartbeat_limit: int = 5
     stall_limit: int = 2000
-    record_hold_us: int = 500
+    record_hold_us: int = 300
     record_relief_moves: int = 100
     record_relief_seconds: int = 10
     record_relief_us: int = 2000

@@ -64,10 +64,10 @@ def test_a_record_that_has_just_arrived_for_a_client_is_held_until_it_is_used() 
     fetch(engine, 1)
     want(engine)
     assert engine.take_link(100) == b"" and engine.db_counters(DB)["holds"] == 1
-    assert engine.deadline_s == pytest.approx(1.0005)
-    engine.run(1.0004)
+    assert engine.deadline_s == pytest.approx(1.0003)
+    engine.run(1.0002)
     assert engine.take_link(100) == b""
-    engine.run(1.0005)
+    engine.run(1.0003)
     assert len(decoded(engine.take_link(100))) == 1
 
 

@@ -109,7 +109,7 @@ def test_ours_are_reached_by_name_only() -> None:
         "HeartbeatInterval": 100,
         "HeartbeatLimit": 5,
         "StallLimit": 2000,
-        "RecordHoldUs": 500,
+        "RecordHoldUs": 300,
         "RecordReliefMoves": 100,
         "RecordReliefSeconds": 10,
         "RecordReliefUs": 2000,
