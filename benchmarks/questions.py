@@ -104,6 +104,7 @@ def random_load(columns: Sequence[Column], plan: Plan, keys: int, table: Table) 
             "p50 us": percentile(waits, 0.5),
             "p99 us": percentile(waits, 0.99),
             "CPU us/migr": sum(answer["cpu_ns"] for answer in answers) / 1000 / max(1, migrations),
+            "clients' CPU": sum(answer["own_cpu_ns"] for answer in answers) / 1000 / max(1, migrations),
             "wasted %": 100 * sum(answer["wasted"] for answer in answers) / max(1, migrations),
             "min/median": min(per_client) / max(1.0, statistics.median(per_client)),
         }
