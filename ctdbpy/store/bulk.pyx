@@ -459,8 +459,8 @@ def update_records(
     """Store a rec_buffer as UPDATE_RECORD does, all of it or nothing; the number of records stored.
 
     A persistent or replicated database takes it in one transaction, on disk when this returns. A volatile one
-    replaces only records that exist, each under its chain lock. Raises RecordRefused when a stored record has the
-    same or a higher rsn and other data; ProtocolError, StoreError.
+    replaces only records that exist and are older, each under its chain lock. Raises RecordRefused when a stored
+    record has the same or a higher rsn and other data; ProtocolError, StoreError.
     """
     cdef uint32_t records = _check_buffer(buffer, db_id)
     if is_volatile:
@@ -530,9 +530,10 @@ cdef int _update(Tdb tdb, bytes buffer, uint32_t records, bint is_volatile, uint
                 if tdb_parse_record(ctx, key, _compare, &stored) != 0 and tdb_error(ctx) != TDB_ERR_NOEXIST:
                     failed = True
                 elif stored.found or not is_volatile:
-                    if stored.rsn >= rsn:
+                    if stored.rsn >= rsn and (is_volatile or not stored.same):
                         # The same data under a newer header is the better record: an update that
-                        # comes late must not roll its owner back.
+                        # comes late must not roll its owner back. Others have no owner: all nodes
+                        # end with the header that came.
                         refused = not stored.same
                     elif _store(ctx, key, record, is_volatile, 0, pnn, map, map_size) == FAILED:
                         failed = True
