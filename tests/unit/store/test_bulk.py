@@ -235,6 +235,14 @@ def test_a_volatile_update_replaces_only_what_exists(tdb: Tdb) -> None:
     assert tdb.fetch(b"absent") is None
 
 
+@pytest.mark.parametrize("rsn", [3, 9])
+def test_a_late_update_does_not_roll_the_owner_of_a_volatile_record_back(tdb: Tdb, rsn: int) -> None:
+    fill(tdb, record(b"same", b"1", rsn=9, dmaster=4))
+    data = buffer(record(b"same", b"1", rsn=rsn, dmaster=3))
+    assert bulk.update_records(tdb, data, db_id=DB_ID, is_volatile=True, pnn=0, lmasters=(0,)) == 0
+    assert tdb.fetch(b"same") == record(b"same", b"1", rsn=9, dmaster=4).data
+
+
 # -- malformed buffers ----------------------------------------------------------------------------------
 
 

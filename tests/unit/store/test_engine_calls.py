@@ -57,22 +57,32 @@ def closed(engine: Engine) -> dict[int, str]:
     [
         (CallId.NULL, b""),
         (CallId.FETCH, b"value"),
-        (CallId.FETCH_WITH_HEADER, record(3, 0, b"value")),
+        (CallId.FETCH_WITH_HEADER, record(4, 0, b"value")),
     ],
 )
-def test_a_record_owned_here_is_answered_at_once(callid: CallId, data: bytes) -> None:
+def test_a_record_owned_here_is_answered_at_once_and_its_rsn_grows(callid: CallId, data: bytes) -> None:
     engine = single()
     engine.tdb(DB).store(b"key", record(3, 0, b"value"))
     _, replies = ask(engine, call(b"key", callid, reqid=77))
     assert replies == [ReplyCall(GENERATION, 0, 0, 77, 0, data)]
+    assert engine.tdb(DB).fetch(b"key") == record(4, 0, b"value")
+
+
+def test_an_empty_record_is_queued_for_deletion_as_the_last_call_left_it() -> None:
+    engine = single()
+    engine.tdb(DB).store(b"key", record(3, 0, b"", 0x00010000))
+    for _ in range(2):
+        ask(engine, call(b"key"))
+    assert engine.tdb(DB).fetch(b"key") == record(5, 0, b"", 0x00010000)
+    assert engine.take_deletions(DB, 10) == [(b"key", record(5, 0, b"", 0x00010000))]
 
 
 def test_a_record_that_does_not_exist_comes_to_be_on_its_lmaster() -> None:
     engine = single()
     _, replies = ask(engine, call(b"key", CallId.FETCH))
     assert replies == [ReplyCall(GENERATION, 0, 0, 1, 0, b"")]
-    assert engine.tdb(DB).fetch(b"key") == record(1, 0)
-    assert engine.take_deletions(DB, 10) == [(b"key", record(1, 0))]
+    assert engine.tdb(DB).fetch(b"key") == record(2, 0)
+    assert engine.take_deletions(DB, 10) == [(b"key", record(2, 0))]
 
 
 def test_a_stump_shorter_than_a_header_counts_as_no_record() -> None:
@@ -80,7 +90,7 @@ def test_a_stump_shorter_than_a_header_counts_as_no_record() -> None:
     engine.tdb(DB).store(b"key", b"stump")
     _, replies = ask(engine, call(b"key", CallId.FETCH))
     assert replies == [ReplyCall(GENERATION, 0, 0, 1, 0, b"")]
-    assert engine.tdb(DB).fetch(b"key") == record(1, 0)
+    assert engine.tdb(DB).fetch(b"key") == record(2, 0)
 
 
 def test_an_unknown_database_is_not_answered() -> None:
@@ -322,7 +332,8 @@ def test_a_client_that_is_gone_leaves_the_record_here() -> None:
     engine.feed_link(IN, ReplyDmaster(GENERATION, 0, 1, sent.reqid, DB, 1, key, b"x").encode())
     assert [reply.reqid for reply in decoded(engine.take_client(other))] == [2]
     header = engine.tdb(DB).read_header(key)
-    assert header is not None and header[:2] == (2, 0)
+    # Once for the record's arrival, once for the call that found it here.
+    assert header is not None and header[:2] == (3, 0)
 
 
 def test_an_unknown_database_elsewhere_is_asked_for_again_soon() -> None:
@@ -405,6 +416,16 @@ def test_replicated_records_follow_the_rules_of_persistent_ones() -> None:
 # -- vacuuming ------------------------------------------------------------------------------------------
 
 
+def test_a_late_word_of_an_older_version_does_not_replace_the_queued_one() -> None:
+    engine = single()
+    engine.schedule_deletion(DB, record(4, 0), b"key")
+    engine.schedule_deletion(DB, record(3, 0), b"key")
+    assert engine.take_deletions(DB, 10) == [(b"key", record(4, 0))]
+    engine.schedule_deletion(DB, record(3, 0), b"key")
+    engine.schedule_deletion(DB, record(4, 0), b"key")
+    assert engine.take_deletions(DB, 10) == [(b"key", record(4, 0))]
+
+
 def test_a_vacuum_fetch_brings_an_empty_record_home_and_deletes_it() -> None:
     engine = pair()
     key = key_of(0)
@@ -442,7 +463,7 @@ def test_only_an_unchanged_empty_record_is_deleted() -> None:
     ((key, header),) = engine.take_deletions(DB, 10)
     engine.tdb(DB).store(b"key", header + b"x")
     assert not engine.delete_if_unchanged(DB, key, header)
-    engine.tdb(DB).store(b"key", RecordHeader(2, 0, 0, 0).pack())
+    engine.tdb(DB).store(b"key", RecordHeader(3, 0, 0, 0).pack())
     assert not engine.delete_if_unchanged(DB, key, header)
     engine.tdb(DB).store(b"key", header)
     assert engine.delete_if_unchanged(DB, key, header)

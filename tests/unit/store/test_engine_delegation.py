@@ -89,7 +89,7 @@ def test_a_writer_waits_until_every_copy_is_back() -> None:
     engine.revoked(DB, KEY, True)
     assert [reply.reqid for reply in decoded(engine.take_client(client))] == [3]
     assert [(p.reqid, type(p)) for p in decoded(engine.take_link(102))] == [(6, ReplyDmaster)]
-    assert engine.tdb(DB).fetch(KEY) == record(14, 2, b"data", MIGRATED)
+    assert engine.tdb(DB).fetch(KEY) == record(15, 2, b"data", MIGRATED)
     assert counted(engine) == (2, 1)
     assert not any(engine.queues(DB).values())
 
@@ -143,6 +143,8 @@ def test_readers_here_need_no_revocation() -> None:
     engine.feed_client(client, call(KEY, CallId.FETCH, flags=READ))
     assert decoded(engine.take_client(client)) == [ReplyCall(GENERATION, 0, 0, 1, 0, b"data")]
     assert revokes(engine) == []
+    # Its rsn must stay above that of the copies, by no more and no less.
+    assert engine.tdb(DB).fetch(KEY) == record(13, 0, b"data", HAVE_DELEGATIONS | MIGRATED)
 
 
 def test_flags_left_by_a_revocation_that_another_process_finished_are_cleared() -> None:
@@ -151,7 +153,7 @@ def test_flags_left_by_a_revocation_that_another_process_finished_are_cleared() 
     client = engine.add_client()
     engine.feed_client(client, call(KEY))
     assert len(decoded(engine.take_client(client))) == 1
-    assert engine.tdb(DB).fetch(KEY) == record(11, 0, b"data", MIGRATED)
+    assert engine.tdb(DB).fetch(KEY) == record(12, 0, b"data", MIGRATED)
 
 
 def test_a_recovery_ends_delegations_and_starts_their_writers_again() -> None:
@@ -167,7 +169,7 @@ def test_a_recovery_ends_delegations_and_starts_their_writers_again() -> None:
     engine.set_recovery(False)
     assert len(decoded(engine.take_client(client))) == 1
     engine.revoked(DB, KEY, True)
-    assert engine.tdb(DB).fetch(KEY) == record(15, 0, b"data")
+    assert engine.tdb(DB).fetch(KEY) == record(16, 0, b"data")
     engine.take_link(101)
     engine.feed_link(201, ReqCall(GENERATION + 1, 0, 1, 5, READ, DB, 0xFF000003, 0, KEY).encode())
     client = engine.add_client()
