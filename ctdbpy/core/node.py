@@ -169,6 +169,10 @@ class Node:
             text = complaint.text or f"node {complaint.pnn} gave away a record it did not own in {where}"
             state.log(LogLevel.ERROR, text)
             state.want_recovery(text)
+        elif complaint.what == "unstorable":
+            reason = "libtdb refuses (disk full, or the file damaged?)"
+            text = f"cannot store records in {where}: {reason}; none is given away, each is tried again"
+            state.log(LogLevel.ERROR, text)
         else:
             text = complaint.text or f"{complaint.what} records in {where} (node {complaint.pnn})"
             state.log(LogLevel.WARNING, text)

@@ -296,6 +296,14 @@ def test_a_record_given_away_by_a_stranger_means_recovery() -> None:
     assert harness.node.state.recoveries == 2
 
 
+def test_a_record_that_cannot_be_stored_is_an_error_in_words() -> None:
+    harness = Harness()
+    said = of_kind(harness.give(RecordsComplained("unstorable", db_id_of("a.tdb"), 0, "")), Log)
+    assert [line.level for line in said] == [LogLevel.ERROR]
+    assert "cannot store records" in said[0].text and "disk full" in said[0].text
+    assert harness.node.state.recoveries == 1
+
+
 def test_a_signal_ends_the_node_in_an_orderly_way() -> None:
     harness = Harness()
     effects = harness.give(ShutdownAsked("SIGTERM"))
