@@ -24,8 +24,10 @@ from ctdbpy.wire.records import RecBuffer, RecData
 
 DEFAULT_SOCKET: Final = "/run/ctdb/ctdbd.socket"
 
+VOLATILE: Final = DbFlag(0)
+
 _ATTACH: Final = {
-    DbFlag(0): Control.DB_ATTACH,
+    VOLATILE: Control.DB_ATTACH,
     DbFlag.PERSISTENT: Control.DB_ATTACH_PERSISTENT,
     DbFlag.REPLICATED: Control.DB_ATTACH_REPLICATED,
 }
@@ -163,7 +165,7 @@ class Connection:
 
     # -- databases --------------------------------------------------------------------
 
-    def attach(self, name: str, flags: DbFlag = DbFlag(0)) -> tuple[int, str, int]:
+    def attach(self, name: str, flags: DbFlag = VOLATILE) -> tuple[int, str, int]:
         """Attach a database: (db_id, path of its file, libtdb's flags to open it with)."""
         db_id = self.ask(_ATTACH[flags], name)
         return db_id, self.ask(Control.GETDBPATH, db_id), self.ask(Control.DB_OPEN_FLAGS, db_id)

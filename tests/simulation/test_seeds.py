@@ -38,9 +38,7 @@ def test_clusters_of_other_sizes_lose_nothing(nodes: int) -> None:
         _replay(seed, nodes, 10)
 
 
-@pytest.mark.parametrize(
-    ("nodes", "seed"), [(nodes, seed) for nodes, seeds in FOUND.items() for seed in seeds]
-)
+@pytest.mark.parametrize(("nodes", "seed"), FOUND)
 def test_seeds_that_found_a_mistake_pass(nodes: int, seed: int) -> None:
     _replay(seed, nodes, 20 if nodes == 7 else 12)
 
