@@ -240,7 +240,8 @@ cdef class Poller:
             if n < 0:
                 return
             self.handle(n)
-            if n == 0 and timeout_us >= 0 and self.engine.now_us >= deadline_us:
+            # Also while packets keep coming: timers of the loop must not wait for a pause in them.
+            if timeout_us >= 0 and self.engine.now_us >= deadline_us:
                 self.engine.advance()
                 self.flush()
                 return
@@ -337,7 +338,8 @@ cdef class Poller:
                 self.engine.end(conn, b"data on the outgoing side of a link")
                 return
             self.engine.received(conn, <size_t>got)
-            if conn.closing or got < READ_BYTES:
+            # Controls take Python's time: no more of them in one turn than one read has.
+            if conn.closing or got < READ_BYTES or not self.engine.upcalls.empty():
                 return
 
     cdef void write(self, Conn *conn) noexcept nogil:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from ctdbpy.core import effects, inputs
 from ctdbpy.core.effects import LogLevel
@@ -56,6 +57,7 @@ class Pump:
         read_nodes: Callable[[], tuple[inputs.NodeAddress, ...]],
         set_log_level: Callable[[int], None],
         version: int,
+        spawn: Callable[[str, Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
         self._node = node
         self._records = records
@@ -69,6 +71,7 @@ class Pump:
         self._read_nodes = read_nodes
         self._set_log_level = set_log_level
         self._version = version
+        self._spawn = spawn
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._accept_again: asyncio.TimerHandle | None = None
@@ -259,7 +262,7 @@ class Pump:
             case effects.SetHealth(name, reason):
                 self._set_health(name, reason)
             case effects.ReadNodes(read_id):
-                self._answer_nodes(read_id)
+                self._spawn(f"read nodes {read_id}", self._answer_nodes(read_id))
             case effects.SetLogLevel(level):
                 # Clients may ask for any number; beyond the last level there is nothing more to say.
                 self._set_log_level(min(max(level, LogLevel.ERROR), LogLevel.DEBUG))
@@ -280,9 +283,10 @@ class Pump:
         except StoreError as error:
             log.error("%s", error)
 
-    def _answer_nodes(self, read_id: int) -> None:
+    async def _answer_nodes(self, read_id: int) -> None:
+        """In a thread, for the nodes may come from a program that takes its time."""
         try:
-            answer = inputs.NodesRead(read_id, self._read_nodes())
+            answer = inputs.NodesRead(read_id, await asyncio.to_thread(self._read_nodes))
         except ConfigError as error:
             answer = inputs.NodesRead(read_id, (), str(error))
         self.step(answer)

@@ -149,6 +149,10 @@ def _run(configuration: Configuration, logs: Logs, stack: ExitStack) -> int:
         log.error("%s", error)
         sys.stderr.write(f"{error}\n")
         return EXIT_CANNOT_START
+    except Exception as error:
+        # The loop's own callbacks report to `on_crash`; this is what went wrong around them.
+        log.critical("defect", exc_info=error)
+        return EXIT_DEFECT
     log.log(NOTICE if ended.code == 0 else logging.ERROR, "ctdbpyd ends: %s", ended.reason)
     return ended.code
 
@@ -227,6 +231,7 @@ class _Start:
             read_nodes=lambda: _nodes(paths.nodes),
             set_log_level=self.logs.set_level,
             version=version[0] << 16 | version[1],
+            spawn=tasks.spawn,
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, pump.step, inputs.ShutdownAsked(f"signal {number.name}"))
