@@ -12,6 +12,9 @@ import re
 _DAY = r"(?:Sun|Mon|Tue|Wed|Thu|Fri|Sat) (?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) [ \d]\d"
 _CTIME = rf"{_DAY} \d\d:\d\d:\d\d \d{{4}}"
 
+_SEQNUM_KEY = r'key\(23\) = "__db_sequence_number__\\00"\n'
+_DUMPED_BYTE = r'(?:\\[0-9A-F]{2}|[^\\"\n])'
+
 _MASKS = [
     (rf"{_CTIME}", "<time>"),
     (r"(?:Sun|Mon|Tue|Wed|Thu|Fri|Sat), \d\d [JFMASOND][a-z][a-z] \d{4} \d\d:\d\d:\d\d UTC", "<time>"),
@@ -22,6 +25,11 @@ _MASKS = [
     (r"(?<=Duration of last recovery/failover: )\d+\.\d+", "<duration>"),
     # How many connections the daemon has besides the tool's is its own affair: upstream's recoverd is one.
     (r"time=\d+\.\d+ sec  \(\d+ clients\)", "time=<duration> sec  (<count> clients)"),
+    # Asked for the sequence number of a database that has none, upstream's daemon stores an empty record for
+    # it, flags AUTOMATIC, and commits keep the flag. Ours writes nothing when it is asked (docs/protocol.md).
+    (rf"({_SEQNUM_KEY}dmaster: \d+\nrsn: \d+\nflags: )0x00040000 AUTOMATIC\n", r"\g<1>0x00000000\n"),
+    # The same in a dump of the file: the flags are the header's bytes 16 to 19.
+    (rf'({_SEQNUM_KEY}data\(\d+\) = "{_DUMPED_BYTE}{{16}})\\00\\00\\04\\00', r"\g<1>\\00\\00\\00\\00"),
 ]
 _COMPILED = [(re.compile(pattern), word) for pattern, word in _MASKS]
 
