@@ -50,7 +50,7 @@ substitute() {
     done
     [ -x "$tree/.venv/bin/python" ] || fail "find .venv/bin/python: run ./dev setup"
     # One test wants the file that the daemon's process runs to be called ctdbd.
-    cp -L "$tree/.venv/bin/python" "$stage/python/ctdbd"
+    cp -L --remove-destination "$tree/.venv/bin/python" "$stage/python/ctdbd"
     CTDBPY_PATH=$tree:$("$tree/.venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     CTDBPY_PYTHON=$stage/python/ctdbd
     export CTDBPY_PATH CTDBPY_PYTHON
