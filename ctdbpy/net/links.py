@@ -2,7 +2,8 @@
 """Node links: two one-way TCP connections per pair of nodes, kept up for as long as they are wanted.
 
 Each node connects to every other one (that connection carries what it sends) and is
-connected to by every other one (that carries what it hears). A link is up when both stand.
+connected to by every other one (that carries what it hears). A link is up when both stand; until then
+nothing is read from it, for there would be no way to answer.
 Descriptors are handed to `on_connection` and not touched any more here.
 Source: upstream's TCP transport; a peer is known by its address, so outgoing sockets bind to ours.
 """
@@ -109,6 +110,8 @@ class _Peer:
     connector: asyncio.Task[None] | None = None
     outgoing: int = 0
     incoming: int = 0
+    #: The node's connection to us, while ours to it does not stand.
+    accepted: socket.socket | None = None
     #: When the two directions came to stand.
     outgoing_since_s: float = 0.0
     incoming_since_s: float = 0.0
@@ -121,6 +124,12 @@ class _Peer:
     @property
     def is_up(self) -> bool:
         return bool(self.outgoing and self.incoming)
+
+    def let_go(self) -> None:
+        """Close what was accepted and not used."""
+        if self.accepted is not None:
+            self.accepted.close()
+            self.accepted = None
 
 
 class Links:
@@ -172,6 +181,7 @@ class Links:
         asyncio.get_running_loop().remove_reader(self._listener.fileno())
         self._listener.close()
         for peer in self._peers.values():
+            peer.let_go()
             if peer.connector is not None:
                 peer.connector.cancel()
 
@@ -214,6 +224,7 @@ class Links:
         if was_up and self._now_s() - max(peer.outgoing_since_s, peer.incoming_since_s) >= STEADY_S:
             peer.next_try_s, peer.retry_s = 0.0, RETRY_FIRST_S
         peer.outgoing = peer.incoming = 0
+        peer.let_go()
         for link_id in standing:
             if link_id:
                 self._close(link_id, reason)
@@ -274,8 +285,9 @@ class Links:
             connection.close()
             raise
         peer.outgoing_since_s = self._now_s()
-        if peer.incoming:
-            self._on_up(pnn)
+        if peer.accepted is not None:
+            accepted, peer.accepted = peer.accepted, None
+            self._use(pnn, peer, accepted)
         return 0
 
     # -- accepting -----------------------------------------------------------------
@@ -304,6 +316,16 @@ class Links:
         if peer.incoming:
             self._replace(pnn, peer)
         connection.setblocking(False)
+        if peer.outgoing:
+            self._use(pnn, peer, connection)
+            return
+        peer.let_go()
+        peer.accepted = connection
+        # It is there: no reason to wait any longer before connecting to it.
+        peer.hurry.set()
+
+    def _use(self, pnn: int, peer: _Peer, connection: socket.socket) -> None:
+        """Our own connection stands: with this one the link is up."""
         try:
             peer.incoming = self._hand_over(pnn, False, connection)
         except OSError as error:
@@ -315,11 +337,7 @@ class Links:
             self._say(f"cannot use node {pnn}'s connection: {error}")
             return
         peer.incoming_since_s = self._now_s()
-        if peer.outgoing:
-            self._on_up(pnn)
-        else:
-            # It is there: no reason to wait any longer before connecting to it.
-            peer.hurry.set()
+        self._on_up(pnn)
 
     def _replace(self, pnn: int, peer: _Peer) -> None:
         """The node connected anew, and the end of what stood has not reached us: that is void."""

@@ -36,6 +36,7 @@ class Node:
         self.changed = asyncio.Condition()
         self.tasks: set[asyncio.Task[None]] = set()
         self.opened = 0
+        self.read = b""
         self.start()
 
     def start(self) -> None:
@@ -67,7 +68,10 @@ class Node:
 
     def _readable(self, link_id: int) -> None:
         try:
-            if self.sockets[link_id][0].recv(4096):
+            data = self.sockets[link_id][0].recv(4096)
+            if data:
+                self.read += data
+                self._note("")
                 return
             self._end(link_id, "closed by the other side")
         except OSError as error:
@@ -294,6 +298,30 @@ def test_a_second_connection_of_a_node_replaces_the_first() -> None:
             mute.close()
             for connection in kept:
                 connection.close()
+
+    network.run(scenario)
+
+
+def test_nothing_is_read_before_it_could_be_answered() -> None:
+    network = Network(2)
+
+    async def scenario() -> None:
+        first = network.node(0)
+        loop = asyncio.get_running_loop()
+        await first.until(lambda: first.logged)
+        with socket.socket() as early:
+            early.setblocking(False)
+            early.bind((network.addresses[1], 0))
+            await loop.sock_connect(early, (network.addresses[0], network.port))
+            await loop.sock_sendall(early, b"a control")
+            await first.stays(lambda: not first.happened, 0.3)
+            with listen(network.addresses[1], network.port) as listener:
+                ours, _address = await loop.sock_accept(listener)
+                with ours:
+                    await first.until(lambda: first.is_up)
+                    assert first.happened == ["to 1", "from 1", "up 1"]
+                    # What came early is still there.
+                    await first.until(lambda: first.read == b"a control")
 
     network.run(scenario)
 
