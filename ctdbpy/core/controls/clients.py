@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
+from typing import Any
+
 from ctdbpy.core.controls.handlers import Handler, of_client
 from ctdbpy.core.effects import DropClient
 from ctdbpy.core.messaging import notify
@@ -74,7 +77,15 @@ def _tunnel_deregister(rooms: Rooms, request: Request, _value: None) -> Reply:
     return refuse(f"tunnel {request.control.srvid:#x} is not this client's")
 
 
-def _ping(rooms: Rooms, _request: Request, _value: None) -> Reply:
+def _ping(rooms: Rooms, request: Request, _value: None) -> Reply | Coroutine[Any, Any, Reply]:
+    if request.client is None and rooms.freezes.is_behind:
+        return _ping_later(rooms)
+    return Reply(len(rooms.state.clients))
+
+
+async def _ping_later(rooms: Rooms) -> Reply:
+    """A leader that pushes records asks now and then: it must not send faster than they are stored."""
+    await rooms.freezes.catch_up()
     return Reply(len(rooms.state.clients))
 
 

@@ -159,16 +159,15 @@ class Rebuild:
         return total
 
     async def _settle_messages(self) -> None:
-        """Wait until every node, this one included, has taken in the messages sent so far."""
+        """Wait until every node, this one included, has taken in the messages sent so far, most stored."""
         srvid = self._new_srvid()
         here: Promise[bool] = Promise()
         self._state.listen(srvid, lambda _pnn, _data: here.resolve(True))
         try:
             self._state.send_message(self._state.pnn, srvid, b"")
-            others = [pnn for pnn in self._nodes if pnn != self._state.pnn]
-            await self.all(others, Control.PING, is_count=True)
             if not await self._runner.limit(here, self._timeout_s, False):
                 raise Failed("messages to this node itself do not arrive")
+            await self.all(self._nodes, Control.PING, is_count=True)
         finally:
             self._end_srvid(srvid)
 

@@ -9,7 +9,7 @@ Source: reference/ctdb.md 7.8, 7.10.
 from __future__ import annotations
 
 import struct
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -24,6 +24,8 @@ from ctdbpy.wire.constants import INVALID_GENERATION, NodeFlag
 _PULL: Final = struct.Struct("=II")
 _U32: Final = struct.Struct("=I")
 _NO_RECORDS: Final = _U32.pack(0)
+#: Pushed buffers of a database that may wait for its worker before its sender is to wait, too.
+BUFFERS_AHEAD: Final = 8
 _NO_HEALTHY_NODES: Final = "NO-HEALTHY-NODES - "
 
 
@@ -179,6 +181,22 @@ class Freezes:
 
         self._state.listen(srvid, arrived)
         return OK
+
+    @property
+    def is_behind(self) -> bool:
+        """True while records have been pushed that are not stored yet."""
+        return next(self._unstored(), None) is not None
+
+    async def catch_up(self) -> None:
+        """Wait until all but the last of the records pushed so far are stored."""
+        for ended in list(self._unstored()):
+            await ended
+
+    def _unstored(self) -> Iterator[Promise[Outcome]]:
+        for push in self._pushes.values():
+            for ended in push.waiting[:-BUFFERS_AHEAD]:
+                if not ended.done:
+                    yield ended
 
     async def push_confirm(self, database: Database) -> Reply:
         """How many records have been stored since `push_start`."""
