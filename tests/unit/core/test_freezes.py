@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-from ctdbpy.core.effects import JobKind, SendMessage
-from ctdbpy.core.inputs import MessageArrived, SessionLost
+from ctdbpy.core.effects import JobKind, ReplyToNode, SendMessage
+from ctdbpy.core.inputs import MessageArrived, NodeControlArrived, SessionLost
+from ctdbpy.core.records.freezes import BUFFERS_AHEAD
 from ctdbpy.wire.codecs import U32, U64
 from ctdbpy.wire.constants import LMASTER_ANY
 from ctdbpy.wire.controls import Control, encode_request
+from ctdbpy.wire.packets import ReqControl
 from ctdbpy.wire.records import SEQNUM_KEY, RecBuffer, RecData, RecordHeader
 from ctdbpy.wire.structures import PullDbExt, TransDb
 from tests.unit.core.fakes import Harness, of_kind
@@ -168,6 +170,26 @@ def test_records_are_pushed_as_messages_and_counted() -> None:
     assert reply.data == U32.pack(3)
     assert SRVID not in harness.listening
     assert {b"x", b"y", b"z"} <= set(harness.stored)
+
+
+def test_a_leader_that_pushes_is_answered_when_most_is_stored() -> None:
+    harness = Frozen()
+    harness.in_transaction(Control.DB_TRANSACTION_START)
+    assert harness.ask(Control.DB_PUSH_START, PullDbExt(harness.db_id, 0, SRVID).pack()).status == 0
+    ping = ReqControl(0, 0, 1, 9, Control.PING, 0, 0, 0, b"")
+
+    def pings() -> int:
+        return len(of_kind(harness.give(NodeControlArrived(1, ping)), ReplyToNode))
+
+    harness.hold_jobs = True
+    for number in range(BUFFERS_AHEAD):
+        record = RecData.of(b"%d" % number, RecordHeader(2), b"new")
+        harness.give(MessageArrived(0, SRVID, RecBuffer(harness.db_id, (record,)).pack()))
+    assert pings() == 1
+    harness.give(MessageArrived(0, SRVID, RecBuffer(harness.db_id, (record,)).pack()))
+    assert pings() == 0
+    assert len(of_kind(harness.release_jobs(), ReplyToNode)) == 1
+    assert pings() == 1
 
 
 def test_a_push_that_is_given_up_gives_way_to_the_next() -> None:
