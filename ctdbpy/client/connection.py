@@ -52,6 +52,9 @@ class Connection:
             raise ClientError(
                 f"cannot connect to the daemon at '{self._path}': {error.strerror}; is ctdbpyd running?"
             ) from error
+        except ClientError:
+            self._socket.close()
+            raise
 
     def close(self) -> None:
         """End the connection; the daemon forgets what belonged to it."""
