@@ -123,42 +123,36 @@ class Pull:
 
 
 @dataclass(frozen=True, slots=True)
-class Push:
+class _Buffer:
+    """A rec_buffer to be stored on node `pnn`."""
+
+    buffer: bytes
+    pnn: int
+    lmasters: tuple[int, ...] = ()
+
+    def pack(self) -> bytes:
+        return _STORE.pack(self.pnn, len(self.lmasters)) + _pack_map(self.lmasters) + self.buffer
+
+
+@dataclass(frozen=True, slots=True)
+class Push(_Buffer):
     """Store a rec_buffer in the transaction of a frozen database, by the rules of recovery."""
 
     kind: ClassVar[Kind] = Kind.PUSH
-    buffer: bytes
-    pnn: int
-    lmasters: tuple[int, ...] = ()
-
-    def pack(self) -> bytes:
-        return _STORE.pack(self.pnn, len(self.lmasters)) + _pack_map(self.lmasters) + self.buffer
 
 
 @dataclass(frozen=True, slots=True)
-class Update:
+class Update(_Buffer):
     """Store a rec_buffer, all or nothing, by the rules of UPDATE_RECORD."""
 
     kind: ClassVar[Kind] = Kind.UPDATE
-    buffer: bytes
-    pnn: int
-    lmasters: tuple[int, ...] = ()
-
-    def pack(self) -> bytes:
-        return _STORE.pack(self.pnn, len(self.lmasters)) + _pack_map(self.lmasters) + self.buffer
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
+class Store(_Buffer):
     """Store each record unless `pnn` is dmaster of the one it would replace; then flush to disk."""
 
     kind: ClassVar[Kind] = Kind.STORE
-    buffer: bytes
-    pnn: int
-    lmasters: tuple[int, ...] = ()
-
-    def pack(self) -> bytes:
-        return _STORE.pack(self.pnn, len(self.lmasters)) + _pack_map(self.lmasters) + self.buffer
 
 
 @dataclass(frozen=True, slots=True)
