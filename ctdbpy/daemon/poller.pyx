@@ -16,39 +16,13 @@ from libcpp.string cimport string
 from libcpp.vector cimport vector
 
 from ctdbpy.errors import HostError
+from ctdbpy.net.kernel cimport (
+    CLOCK_MONOTONIC, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR, EPOLLHUP, EPOLLIN,
+    EPOLLOUT, MSG_DONTWAIT, MSG_NOSIGNAL, clock_gettime, close, epoll_create1, epoll_ctl, epoll_event, epoll_pwait2,
+    epoll_wait, recv, sched_yield, send, timespec,
+)
 from ctdbpy.store.engine cimport Engine
 from ctdbpy.store.engine_types cimport CONN_CLIENT, CONN_FREE, CONN_LINK_OUT, Conn
-
-cdef extern from "<sys/epoll.h>" nogil:
-    ctypedef union epoll_data_t:
-        uint64_t u64
-    cdef struct epoll_event:
-        uint32_t events
-        epoll_data_t data
-    int epoll_create1(int flags)
-    int epoll_ctl(int epfd, int op, int fd, epoll_event *event)
-    int epoll_wait(int epfd, epoll_event *events, int maxevents, int timeout)
-    int epoll_pwait2(int epfd, epoll_event *events, int maxevents, const timespec *timeout, const void *sigmask)
-    int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
-    uint32_t EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP
-
-cdef extern from "<time.h>" nogil:
-    cdef struct timespec:
-        long tv_sec
-        long tv_nsec
-    int clock_gettime(int clock, timespec *ts)
-    int CLOCK_MONOTONIC
-
-cdef extern from "<sys/socket.h>" nogil:
-    ssize_t recv(int fd, void *buf, size_t n, int flags)
-    ssize_t send(int fd, const void *buf, size_t n, int flags)
-    int MSG_DONTWAIT, MSG_NOSIGNAL
-
-cdef extern from "<unistd.h>" nogil:
-    int close(int fd)
-
-cdef extern from "<sched.h>" nogil:
-    int sched_yield()
 
 # Upcalls of the poller's own, for a connection that is slow to read what is sent to it.
 BEHIND = 100    # client_id: more than BEHIND_BYTES wait for it

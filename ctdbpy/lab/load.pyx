@@ -14,36 +14,13 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove, memset
 
+from ctdbpy.net.kernel cimport (
+    CLOCK_MONOTONIC, EPOLL_CTL_ADD, EPOLLIN, MSG_DONTWAIT, MSG_NOSIGNAL, clock_gettime, close, epoll_create1,
+    epoll_ctl, epoll_event, epoll_wait, recv, send, timespec,
+)
 from ctdbpy.store.engine_types cimport load32, load64, store32, store64
 from ctdbpy.store.libtdb cimport TDB_DATA, tdb_chainlock, tdb_chainunlock, tdb_parse_record, tdb_store
 from ctdbpy.store.tdb cimport Tdb
-
-cdef extern from "<sys/epoll.h>" nogil:
-    ctypedef union epoll_data_t:
-        uint64_t u64
-    cdef struct epoll_event:
-        uint32_t events
-        epoll_data_t data
-    int epoll_create1(int flags)
-    int epoll_ctl(int epfd, int op, int fd, epoll_event *event)
-    int epoll_wait(int epfd, epoll_event *events, int maxevents, int timeout)
-    int EPOLL_CTL_ADD
-    uint32_t EPOLLIN
-
-cdef extern from "<time.h>" nogil:
-    cdef struct timespec:
-        long tv_sec
-        long tv_nsec
-    int clock_gettime(int clock, timespec *ts)
-    int CLOCK_MONOTONIC
-
-cdef extern from "<sys/socket.h>" nogil:
-    ssize_t recv(int fd, void *buf, size_t n, int flags)
-    ssize_t send(int fd, const void *buf, size_t n, int flags)
-    int MSG_DONTWAIT, MSG_NOSIGNAL
-
-cdef extern from "<unistd.h>" nogil:
-    int close(int fd)
 
 cdef enum:
     HEADER_BYTES = 24
