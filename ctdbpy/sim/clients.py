@@ -70,7 +70,6 @@ class Client:
         self._key = b""
         self.is_stopped = False
         self.is_dead = False
-        self.is_attached = False
         self.client_id = node.records.add_client()
         node.on_client[self.client_id] = self._receive
         node.step(inputs.ClientConnected(self.client_id, 1000 + self.client_id, 0))
@@ -113,7 +112,6 @@ class Client:
                     # The node has left the cluster meanwhile.
                     self.is_dead = True
                     return
-                self.is_attached = True
                 self._next()
             case packets.ReplyCall() if packet.reqid == self._reqid:
                 self._try()

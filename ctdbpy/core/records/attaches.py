@@ -13,9 +13,6 @@ from ctdbpy.errors import StoreError
 from ctdbpy.wire.constants import DbFlag, RunState
 from ctdbpy.wire.records import db_id_of
 
-#: Kinds that a database keeps for life.
-KIND = DbFlag.PERSISTENT | DbFlag.REPLICATED
-
 
 class Attaches:
     """Databases come and go."""

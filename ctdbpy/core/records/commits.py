@@ -17,8 +17,7 @@ from ctdbpy.core.state import Client, Database, State
 from ctdbpy.wire.constants import RecoveryMode
 from ctdbpy.wire.controls import Control
 
-#: Statuses of TRANS3_COMMIT, as clients know them.
-COMMIT_FAILED: Final = 1
+#: Status of TRANS3_COMMIT, as clients know it.
 COMMIT_ENDED_BY_RECOVERY: Final = 2
 ENDED_BY_RECOVERY: Final = "trans3 commit ended by recovery"
 
