@@ -211,6 +211,37 @@ class SendKeepalive:
 
 
 @dataclass(frozen=True, slots=True)
+class TellGuard:
+    """Facts the guard needs from now on; sent whenever one of them changes.
+
+    needed: how many other nodes must confirm that they hear this one, 0 if none need to.
+    leader: node that must be among them, NOBODY if none must (this node leads, or no lease is wanted).
+    linked: nodes whose link stands; to others the guard says that they are out, and confirms nothing.
+    still: every database of this node is frozen.
+    """
+
+    needed: int
+    leader: int
+    linked: tuple[int, ...]
+    still: bool
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class TakeLock:
+    """Try to take the cluster lock; `inputs.LockAnswered` with this number answers, `LockLost` may follow."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropLock:
+    """Give the cluster lock back, or end the attempt; nothing more is heard of it."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class Announce:
     """Tell the service manager where the node stands (`READY=1` once `ready`)."""
 
@@ -244,6 +275,9 @@ Effect = (
     | ReadNodes
     | SetLogLevel
     | SendKeepalive
+    | TellGuard
+    | TakeLock
+    | DropLock
     | Announce
     | Exit
 )

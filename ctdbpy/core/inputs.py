@@ -8,6 +8,7 @@ outside for more, except through `ports.Records`, which answers at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 from ctdbpy.wire.packets import ReplyControl, ReqControl
 
@@ -191,6 +192,82 @@ class ShutdownAsked:
     reason: str
 
 
+class Sight(Enum):
+    """What the guard knows of another node.
+
+    UNKNOWN  no heartbeat was ever heard since its link stood: a node without a guard, or a blocked port
+    LIVE     heartbeats come, its daemon makes progress
+    STILL    it says that its databases are frozen: whoever recovers without it takes nothing from it
+    STALLED  its guard lives, its daemon has made no progress for StallLimit
+    GONE     its guard says that its daemon has ended
+    SILENT   no heartbeat for HeartbeatLimit intervals
+    """
+
+    UNKNOWN = "unknown"
+    LIVE = "live"
+    STILL = "still"
+    STALLED = "stalled"
+    GONE = "gone"
+    SILENT = "silent"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSeen:
+    """The guard sees another node in a new way; `text` says how it knows, in words and figures."""
+
+    pnn: int
+    sight: Sight
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseLost:
+    """Too few nodes confirm that they hear this one, or its leader does not: others may go on without it.
+
+    The engine holds calls back already. `text` says who has not confirmed, and for how long.
+    """
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseHeld:
+    """Enough nodes confirm again that they hear this one, its leader (if it has another) among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """This host, or its guard, stood still: what it knew is so old."""
+
+    seconds: float
+
+
+class LockOutcome(Enum):
+    """How an attempt to take the cluster lock ended, in the order of the helper's characters 0 to 3."""
+
+    HELD = "held"
+    CONTENDED = "contended"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class LockAnswered:
+    """An attempt to take the cluster lock (`effects.TakeLock`) ended; `text` is for the log."""
+
+    attempt: int
+    outcome: LockOutcome
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LockLost:
+    """The cluster lock was held and is not any more."""
+
+    attempt: int
+    reason: str
+
+
 Input = (
     Started
     | TimeElapsed
@@ -210,5 +287,11 @@ Input = (
     | RevokeWanted
     | NodesRead
     | RecordsComplained
+    | NodeSeen
+    | LeaseLost
+    | LeaseHeld
+    | Paused
+    | LockAnswered
+    | LockLost
     | ShutdownAsked
 )

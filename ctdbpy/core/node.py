@@ -21,11 +21,17 @@ from ctdbpy.core.inputs import (
     Input,
     JobAnswered,
     KeepaliveArrived,
+    LeaseHeld,
+    LeaseLost,
     LinkDown,
     LinkUp,
+    LockAnswered,
+    LockLost,
     MessageArrived,
     NodeControlArrived,
+    NodeSeen,
     NodesRead,
+    Paused,
     RecordsComplained,
     ReplyArrived,
     RevokeWanted,
@@ -123,6 +129,8 @@ class Node:
                 rooms.links.file_read(happened)
             case RecordsComplained():
                 self._complained(happened)
+            case NodeSeen() | LeaseLost() | LeaseHeld() | Paused() | LockAnswered() | LockLost():
+                pass
             case ShutdownAsked(reason):
                 rooms.shut_down(reason)
 

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Final
 
 from ctdbpy.core.effects import Effect, Listen, Log, LogLevel, SendMessage
-from ctdbpy.core.inputs import NodeAddress
+from ctdbpy.core.inputs import NodeAddress, Sight
 from ctdbpy.core.ports import Entropy, Records
 from ctdbpy.wire.constants import (
     BROADCAST_ACTIVE,
@@ -30,6 +30,20 @@ from ctdbpy.wire.constants import (
 from ctdbpy.wire.records import jenkins_hash
 from ctdbpy.wire.structures import Connection, Timeval
 from ctdbpy.wire.tunables import Tunables
+
+
+class Quorum(Enum):
+    """What a node needs in order to serve (`[cluster] quorum`, decided).
+
+    MAJORITY  more than half of the configured nodes, and its leader
+    LOCK      its leader, who holds the cluster lock
+    NONE      nothing, as upstream
+    """
+
+    MAJORITY = "majority"
+    LOCK = "lock"
+    NONE = "none"
+
 
 #: A pnn, or nobody.
 NOBODY: Final = UNKNOWN_PNN
@@ -58,6 +72,7 @@ class NodeConfig:
     stopped: bool = False
     disabled: bool = False
     cluster_lock: str = ""
+    quorum: Quorum = Quorum.NONE
     leader_timeout_s: float = 5.0
     databases: tuple[FoundDatabase, ...] = ()
     wall_offset_s: float = 0.0
@@ -169,6 +184,10 @@ class State:
         self.recovery_wanted = ""
         #: A link to another node has stood: copies and dmasters of ours may lie elsewhere.
         self.had_company = False
+        #: What the guard sees of other nodes, by pnn; a node that is not there was never heard.
+        self.sights: dict[int, Sight] = {}
+        #: Why this node stands still although it is active, "" if it does not.
+        self.suspended = ""
         self._listeners: dict[int, Callable[[int, bytes], None]] = {}
 
     # -- who we are ---------------------------------------------------------------------

@@ -268,6 +268,8 @@ class Pump:
                 self._set_log_level(min(max(level, LogLevel.ERROR), LogLevel.DEBUG))
             case effects.SendKeepalive(pnn, uptime_s):
                 self._records.send_keepalive(pnn, self._version, uptime_s)
+            case effects.TellGuard() | effects.TakeLock() | effects.DropLock():
+                pass
             case effects.Announce(text, ready):
                 self._announce(text, ready)
             case effects.Exit():

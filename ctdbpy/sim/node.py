@@ -249,6 +249,8 @@ class SimNode:
                 self.workers.stop(job_id)
             case effects.SendKeepalive(pnn, uptime_s):
                 self.records.send_keepalive(pnn, VERSION, uptime_s)
+            case effects.TellGuard() | effects.TakeLock() | effects.DropLock():
+                pass
             case effects.Exit(_code, reason):
                 self.world.say(f"n{self.pnn} exits: {reason}")
                 self.later(0.0, self.crash)
