@@ -35,6 +35,7 @@ from ctdbpy.wire.structures import (
     AddrInfo,
     BanState,
     Connection,
+    DbGenerations,
     DbIdMap,
     DbStatistics,
     DbVacuum,
@@ -259,6 +260,7 @@ _SPECS: Final = (
     _live(Control.TCP_CLIENT_PASSED, Connection, Nothing, "since Samba 4.18.11"),
     _live(Control.START_IPREALLOCATE, Nothing, Nothing, "newer than 4.17; answers when the event has run"),
     _live(Control.PUSH_RECORD, PushRecord, Nothing, "newer than 4.17; broadcast, no reply"),
+    _live(Control.GET_DB_GENERATIONS, Nothing, DbGenerations, "ours"),
     _obsolete(Control.GET_NODEMAPv4),
     _obsolete(Control.SET_DMASTER),
     _obsolete(Control.PULL_DB),
@@ -301,7 +303,7 @@ _SPECS: Final = (
     _obsolete(Control.RECEIVE_RECORDS),
 )
 
-#: Every control upstream ever numbered.
+#: Every control upstream ever numbered, and ours.
 CONTROLS: Final[Mapping[Control, ControlSpec]] = MappingProxyType({spec.control: spec for spec in _SPECS})
 
 _BY_OPCODE: Final[dict[int, ControlSpec]] = {int(control): spec for control, spec in CONTROLS.items()}

@@ -1,13 +1,20 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Opcodes of controls, obsolete ones included. Source: Samba's ctdb/protocol/protocol.h (ctdb_controls)."""
+"""Opcodes of controls: upstream's, obsolete ones included, and a few of our own far above them.
+
+Source: Samba's ctdb/protocol/protocol.h (ctdb_controls).
+"""
 
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Final
+
+#: Ours begin here ("CT" in the upper half), where upstream, which counts from 0, will not come.
+OWN_CONTROLS: Final = 0x43540000
 
 
 class Control(IntEnum):
-    """What a REQ_CONTROL asks for; upstream's names, and its numbers with their gaps."""
+    """What a REQ_CONTROL asks for; upstream's names, and its numbers with their gaps, then ours."""
 
     PROCESS_EXISTS = 0
     STATISTICS = 1
@@ -158,3 +165,10 @@ class Control(IntEnum):
     TCP_CLIENT_PASSED = 160
     START_IPREALLOCATE = 161
     PUSH_RECORD = 162
+
+    GET_DB_GENERATIONS = OWN_CONTROLS + 1
+
+    @property
+    def is_own(self) -> bool:
+        """True for a control that upstream's daemons refuse."""
+        return self >= OWN_CONTROLS

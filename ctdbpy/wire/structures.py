@@ -50,6 +50,7 @@ from ctdbpy.wire.nodes import (
     Uptime,
     VnnMap,
 )
+from ctdbpy.wire.own import DbGeneration, DbGenerations
 from ctdbpy.wire.records import RecBuffer, RecData, RecordHeader
 from ctdbpy.wire.statistics import (
     ClientPackets,
@@ -76,6 +77,8 @@ __all__ = [
     "ClientPackets",
     "Codec",
     "Connection",
+    "DbGeneration",
+    "DbGenerations",
     "DbIdEntry",
     "DbIdMap",
     "DbStatistics",

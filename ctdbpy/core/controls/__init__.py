@@ -19,6 +19,7 @@ from ctdbpy.core.controls import (
     diagnostics,
     freezes,
     nodes,
+    own,
     traverses,
     tunables,
 )
@@ -34,6 +35,7 @@ TABLE: Final[Mapping[Control, Handler]] = MappingProxyType(
         **diagnostics.HANDLERS,
         **freezes.HANDLERS,
         **nodes.HANDLERS,
+        **own.HANDLERS,
         **traverses.HANDLERS,
         **tunables.HANDLERS,
     }

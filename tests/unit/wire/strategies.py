@@ -50,6 +50,7 @@ iface = build(structures.Iface, iface_name, u16, u32)
 record_header = build(structures.RecordHeader, u64, u32, u32, u32)
 rec_data = build(structures.RecData, u32, data, data)
 timeval = build(structures.Timeval, i64, i64)
+db_generation = build(structures.DbGeneration, u32, u32)
 node_entry = build(structures.NodeEntry, u32, u32, sock_addr)
 db_id_entry = build(structures.DbIdEntry, u32, u8)
 latency_counter = build(structures.LatencyCounter, i32, f64, f64, f64)
@@ -86,6 +87,8 @@ STRUCTURES: dict[type[Structure], st.SearchStrategy[Any]] = {
     structures.BanState: build(structures.BanState, u32, u32),
     structures.ClientPackets: client_packets,
     structures.Connection: connection,
+    structures.DbGeneration: db_generation,
+    structures.DbGenerations: build(structures.DbGenerations, tuples_of(db_generation)),
     structures.DbIdEntry: db_id_entry,
     structures.DbIdMap: build(structures.DbIdMap, tuples_of(db_id_entry)),
     structures.DbStatistics: build(

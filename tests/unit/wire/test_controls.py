@@ -19,6 +19,7 @@ from ctdbpy.wire.controls import (
     encode_reply,
     encode_request,
 )
+from ctdbpy.wire.opcodes import OWN_CONTROLS
 from ctdbpy.wire.structures import DbVacuum, PidSrvid
 from tests.unit.wire.strategies import damaged, of_codec
 
@@ -31,7 +32,7 @@ SIZES = {
         GET_DEBUG STATISTICS GET_ALL_TUNABLES DUMP_MEMORY STATISTICS_RESET RELOAD_NODES_FILE PING
         GET_RUNSTATE FREEZE IPREALLOCATED GET_PUBLIC_IPS STARTUP RECD_PING GET_RECLOCK_FILE
         STOP_NODE CONTINUE_NODE GET_BAN_STATE GET_IFACES GET_STAT_HISTORY RELOAD_PUBLIC_IPS
-        DISABLE_NODE ENABLE_NODE START_IPREALLOCATE
+        DISABLE_NODE ENABLE_NODE START_IPREALLOCATE GET_DB_GENERATIONS
     """,
     4: """
         PROCESS_EXISTS SET_DEBUG GETDBPATH GET_DBNAME SET_DB_STICKY SET_DB_READONLY ENABLE_SEQNUM
@@ -80,10 +81,16 @@ def test_upstreams_obsolete_controls_are_obsolete() -> None:
     }
 
 
+def test_our_own_numbers_are_far_from_upstreams() -> None:
+    own = {control.name: int(control) for control in Control if control.is_own}
+    assert own == {"GET_DB_GENERATIONS": 0x43540001}
+
+
 def test_numbers_that_were_never_given_are_unknown() -> None:
     unused = {2, 12, 28, 38, 39, 40, 41, 68, 73, 92, 93, 94, 95, 106}
     assert set(range(163)) - {int(control) for control in Control} == unused
-    for opcode in (*unused, 163, 2**32 - 1):
+    assert all(control < 163 for control in Control if not control.is_own)
+    for opcode in (*unused, 163, OWN_CONTROLS, 2**32 - 1):
         with pytest.raises(ProtocolError, match=str(opcode)):
             decode_request(opcode, b"")
         with pytest.raises(ProtocolError, match=str(opcode)):

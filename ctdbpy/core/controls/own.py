@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Controls that upstream's daemons do not know and refuse with status -1."""
+
+from __future__ import annotations
+
+from ctdbpy.core.controls.handlers import Handler
+from ctdbpy.core.requests import Reply, Request
+from ctdbpy.core.rooms import Rooms
+from ctdbpy.wire.controls import Control
+from ctdbpy.wire.structures import DbGeneration, DbGenerations
+
+
+def _generations(rooms: Rooms, _request: Request, _value: None) -> Reply:
+    databases = rooms.state.databases.values()
+    entries = (DbGeneration(each.db_id, each.generation) for each in databases)
+    return Reply(data=DbGenerations(tuple(entries)).pack())
+
+
+HANDLERS: dict[Control, Handler] = {
+    Control.GET_DB_GENERATIONS: _generations,
+}
