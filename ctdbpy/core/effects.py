@@ -229,9 +229,13 @@ class TellGuard:
 
 @dataclass(frozen=True, slots=True)
 class TakeLock:
-    """Try to take the cluster lock; `inputs.LockAnswered` with this number answers, `LockLost` may follow."""
+    """Try to take the cluster lock; `inputs.LockAnswered` with this number answers, `LockLost` may follow.
+
+    only_look: another node should hold it. HELD means that it could be had; it is given back by itself.
+    """
 
     attempt: int
+    only_look: bool = False
 
 
 @dataclass(frozen=True, slots=True)
