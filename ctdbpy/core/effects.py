@@ -246,6 +246,34 @@ class DropLock:
 
 
 @dataclass(frozen=True, slots=True)
+class RunEvent:
+    """Run an event's scripts, one after the other in order of name; `inputs.EventEnded` with this id answers.
+
+    Events run one at a time in the order asked for. `monitor` gives way: it ends when another event comes,
+    and is not begun while one runs.
+    """
+
+    event_id: int
+    name: str
+    args: tuple[str, ...]
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StopEvent:
+    """End an event's scripts, or do not begin them; `inputs.EventEnded` tells that it was cancelled."""
+
+    event_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class TellAdministrator:
+    """Run the administrator's notify.sh with this word: init, setup, startup, healthy or unhealthy."""
+
+    word: str
+
+
+@dataclass(frozen=True, slots=True)
 class Announce:
     """Tell the service manager where the node stands (`READY=1` once `ready`)."""
 
@@ -282,6 +310,9 @@ Effect = (
     | TellGuard
     | TakeLock
     | DropLock
+    | RunEvent
+    | StopEvent
+    | TellAdministrator
     | Announce
     | Exit
 )

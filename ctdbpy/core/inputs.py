@@ -268,6 +268,19 @@ class LockLost:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class EventEnded:
+    """The scripts of an event (`effects.RunEvent`) have run, all or up to the first that failed.
+
+    status: 0 if none failed, ENOEXEC if one did, ETIMEDOUT if time was up, ECANCELED if the event gave way
+    or was stopped, another errno if it could not be run. `text` then says which script did what.
+    """
+
+    event_id: int
+    status: int
+    text: str = ""
+
+
 Input = (
     Started
     | TimeElapsed
@@ -293,5 +306,6 @@ Input = (
     | Paused
     | LockAnswered
     | LockLost
+    | EventEnded
     | ShutdownAsked
 )

@@ -18,6 +18,7 @@ from ctdbpy.core.inputs import (
     ClientConnected,
     ClientControlArrived,
     ClientGone,
+    EventEnded,
     Input,
     JobAnswered,
     KeepaliveArrived,
@@ -131,6 +132,8 @@ class Node:
                 self._complained(happened)
             case NodeSeen() | LeaseLost() | LeaseHeld() | Paused() | LockAnswered() | LockLost():
                 pass
+            case EventEnded():
+                rooms.events.ended(happened)
             case ShutdownAsked(reason):
                 rooms.shut_down(reason)
 

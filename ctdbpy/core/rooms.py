@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from ctdbpy.core.effects import Announce, Exit, LogLevel
+from ctdbpy.core.events.events import Events
 from ctdbpy.core.failover.takeovers import Takeovers
 from ctdbpy.core.jobs import Jobs
 from ctdbpy.core.leader.election import Election
@@ -45,6 +46,7 @@ class Rooms:
         self.runner = Runner()
         self.routing = Routing(state)
         self.jobs = Jobs(state)
+        self.events = Events(state)
         self.links = Links(state, self.routing)
         self.flags = Flags(state, self.routing)
         self.freezes = Freezes(state, self.runner, self.jobs)
@@ -104,6 +106,7 @@ class Rooms:
             "controls waiting for other nodes": self.routing.outstanding,
             "jobs of workers": self.jobs.running,
             "clients waiting to attach": self.attaches.parked,
+            "events that run or wait": self.events.running,
         }
         return report(self.state, tables)
 

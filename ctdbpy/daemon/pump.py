@@ -268,6 +268,10 @@ class Pump:
                 self._set_log_level(min(max(level, LogLevel.ERROR), LogLevel.DEBUG))
             case effects.SendKeepalive(pnn, uptime_s):
                 self._records.send_keepalive(pnn, self._version, uptime_s)
+            case effects.RunEvent(event_id):
+                self._pending.append(inputs.EventEnded(event_id, 0))
+            case effects.StopEvent() | effects.TellAdministrator():
+                pass
             case effects.TellGuard() | effects.TakeLock() | effects.DropLock():
                 pass
             case effects.Announce(text, ready):

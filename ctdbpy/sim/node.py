@@ -249,6 +249,11 @@ class SimNode:
                 self.workers.stop(job_id)
             case effects.SendKeepalive(pnn, uptime_s):
                 self.records.send_keepalive(pnn, VERSION, uptime_s)
+            case effects.RunEvent(event_id):
+                # Simulated nodes have no scripts.
+                self._pending.append(inputs.EventEnded(event_id, 0))
+            case effects.StopEvent() | effects.TellAdministrator():
+                pass
             case effects.TellGuard() | effects.TakeLock() | effects.DropLock():
                 pass
             case effects.Exit(_code, reason):

@@ -13,6 +13,7 @@ from ctdbpy.core.effects import (
     Listen,
     ReadNodes,
     ReplyToClient,
+    RunEvent,
     SendMessage,
     StartJob,
     StopJob,
@@ -22,6 +23,7 @@ from ctdbpy.core.inputs import (
     ClientConnected,
     ClientControlArrived,
     ClientGone,
+    EventEnded,
     Input,
     JobAnswered,
     MessageArrived,
@@ -405,6 +407,11 @@ class Harness:
         self.nodes_file = NodesRead(0, self.config.nodes)
         self.hold_jobs = False
         self.held: list[StartJob] = []
+        #: What scripts say of an event by name; of those not here, nothing bad.
+        self.verdicts: dict[str, tuple[int, str]] = {}
+        #: Every event run; while they are held they do not end.
+        self.events: list[RunEvent] = []
+        self.hold_events = False
         self._reqid = 0
         if start:
             self.begin()
@@ -548,6 +555,10 @@ class Harness:
                 return [*self.workers.do(effect)]
             case StopJob(job_id):
                 self.held = [job for job in self.held if job.job_id != job_id]
+            case RunEvent(event_id, name):
+                self.events.append(effect)
+                if not self.hold_events:
+                    return [EventEnded(event_id, *self.verdicts.get(name, (0, "")))]
             case ReadNodes(read_id):
                 return [NodesRead(read_id, self.nodes_file.nodes, self.nodes_file.error)]
             case _:
