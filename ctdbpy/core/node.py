@@ -96,6 +96,7 @@ class Node:
             case ClientControlArrived(client_id, control):
                 client = self.state.clients.get(client_id)
                 if client is not None:
+                    rooms.accounts.explain(client, control)
                     rooms.routing.client_control(client, control)
             case NodeControlArrived(pnn, control):
                 rooms.routing.node_control(pnn, control)
@@ -159,6 +160,7 @@ class Node:
         messages.listen(rooms)
         rooms.traverses.begin()
         rooms.statistician.begin()
+        rooms.accounts.begin()
         rooms.links.begin()
         rooms.election.begin()
         state.runstate = RunState.FIRST_RECOVERY

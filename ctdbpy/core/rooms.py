@@ -15,6 +15,7 @@ from ctdbpy.core.leader.recovery import Recovery
 from ctdbpy.core.leader.watch import Watch
 from ctdbpy.core.membership.flags import Flags
 from ctdbpy.core.membership.links import Links
+from ctdbpy.core.membership.reasons import Accounts
 from ctdbpy.core.memory import MemoryReport, report
 from ctdbpy.core.procedures import Runner
 from ctdbpy.core.records.attaches import Attaches
@@ -49,6 +50,7 @@ class Rooms:
         self.events = Events(state)
         self.links = Links(state, self.routing)
         self.flags = Flags(state, self.routing)
+        self.accounts = Accounts(state)
         self.freezes = Freezes(state, self.runner, self.jobs)
         self.attaches = Attaches(state, self.runner)
         self.commits = Commits(state, self.runner, self.routing, self.jobs)
@@ -98,6 +100,7 @@ class Rooms:
         self.commits.settle()
         self.takeovers.settle()
         self.vacuum.settle()
+        self.accounts.settle()
         self.statistician.note_timeouts(self.routing.timeouts, self.traverses.timeouts)
 
     def memory(self) -> MemoryReport:

@@ -15,6 +15,7 @@ from typing import Final
 from ctdbpy.core.effects import Effect, Listen, Log, LogLevel, SendMessage
 from ctdbpy.core.inputs import NodeAddress, Sight
 from ctdbpy.core.ports import Entropy, Records
+from ctdbpy.core.story import Story
 from ctdbpy.wire.constants import (
     BROADCAST_ACTIVE,
     BROADCAST_ALL,
@@ -188,6 +189,7 @@ class State:
         self.sights: dict[int, Sight] = {}
         #: Why this node stands still although it is active, "" if it does not.
         self.suspended = ""
+        self.story = Story(config.pnn)
         self._listeners: dict[int, Callable[[int, bytes], None]] = {}
 
     # -- who we are ---------------------------------------------------------------------
@@ -263,6 +265,7 @@ class State:
             return False
         whose = "own" if pnn == self.pnn else f"node {pnn}"
         self.log(LogLevel.NOTICE, f"{whose} flags {flag_names(node.flags)} -> {flag_names(flags)}: {reason}")
+        self.story.flags_changed(self.wall_us, pnn, node.flags, flags, reason)
         node.flags = flags
         self.records.set_nodes(tuple(int(each.flags) for each in self.nodes))
         return True
@@ -322,6 +325,10 @@ class State:
         """Have a line written."""
         self.effects.append(Log(level, text))
 
+    def note(self, kind: str, pnn: int, text: str) -> None:
+        """Remember what happened to a node, for whoever asks why; `kind` is one short word."""
+        self.story.note(self.wall_us, kind, pnn, self.nodes[pnn].flags, text)
+
     def listen(self, srvid: int, handler: Callable[[int, bytes], None]) -> None:
         """Take messages for this srvid: (sending node, data)."""
         self._listeners[srvid] = handler
@@ -338,6 +345,11 @@ class State:
     def send_message(self, destnode: int, srvid: int, data: bytes) -> None:
         """Send a message; to a broadcast address, this node hears it too."""
         self.effects.append(SendMessage(destnode, srvid, data))
+
+    @property
+    def wall_us(self) -> int:
+        """The step's wall clock time, in microseconds since 1970."""
+        return round((self.now_s + self.config.wall_offset_s) * 1_000_000)
 
     def timeval(self, moment_s: float | None) -> Timeval:
         """A moment of the step's clock as wall clock time; none is the epoch."""

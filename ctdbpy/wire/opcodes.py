@@ -167,6 +167,7 @@ class Control(IntEnum):
     PUSH_RECORD = 162
 
     GET_DB_GENERATIONS = OWN_CONTROLS + 1
+    GET_REASONS = OWN_CONTROLS + 2
 
     @property
     def is_own(self) -> bool:

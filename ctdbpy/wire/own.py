@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Final, Self
 
-from ctdbpy.wire.buffers import Reader, Writer, read_entries
+from ctdbpy.errors import ProtocolError
+from ctdbpy.wire.buffers import Reader, Writer, decode_text, encode_text, read_entries
 from ctdbpy.wire.codecs import Numbers, Structure
 
 
@@ -39,3 +40,89 @@ class DbGenerations(Structure):
     @classmethod
     def read(cls, reader: Reader) -> Self:
         return cls(read_entries(reader, DbGeneration, reader.count(DbGeneration.SIZE, "num")))
+
+
+#: More of a reason's text is cut off, in bytes of UTF-8.
+REASON_TEXT_MAX: Final = 512
+#: What a node says of itself has at most an entry for each flag, and one for standing still.
+ACCOUNT_MAX: Final = 16
+_KIND_MAX: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Reason(Structure):
+    """Something that happened to a node, and why.
+
+    `source` is the node that says so, whose clock `wall_us` is (microseconds since 1970).
+    flags: of a reason that stands the flag it is about, 0 for none; of an event those the node wore then.
+    kind: a word that sorts events, such as `flags`, `ban`, `recovery`.
+    """
+
+    wall_us: int
+    pnn: int
+    source: int
+    flags: int
+    kind: str
+    text: str
+
+    SIZE_MIN: ClassVar[int] = 28
+
+    def write(self, writer: Writer) -> None:
+        kind, text = encode_text(self.kind, "kind"), encode_text(self.text)
+        if len(kind) > _KIND_MAX or len(text) > REASON_TEXT_MAX:
+            raise ProtocolError(f"cannot encode 'Reason': {len(kind)} + {len(text)} bytes of text")
+        writer.u64(self.wall_us, "wall_us")
+        writer.u32(self.pnn, "pnn").u32(self.source, "source").u32(self.flags, "flags")
+        writer.counted(kind, "kind").counted(text, "text")
+
+    @classmethod
+    def read(cls, reader: Reader) -> Self:
+        wall_us = reader.u64("wall_us")
+        pnn, source, flags = reader.u32("pnn"), reader.u32("source"), reader.u32("flags")
+        return cls(wall_us, pnn, source, flags, _read_text(reader, "kind", _KIND_MAX), _read_text(reader))
+
+
+def _read_text(reader: Reader, field: str = "text", limit: int = REASON_TEXT_MAX) -> str:
+    length = reader.u32(field)
+    if length > limit:
+        raise reader.error(field, f"{length} bytes, no more than {limit} are allowed")
+    return decode_text(reader.take(length, field))
+
+
+def reason_text(text: str) -> str:
+    """Text as a reason may carry it: one line of printable characters, cut to the limit."""
+    text = "".join(each if each.isprintable() else "?" for each in text)
+    data = text.encode()
+    if len(data) <= REASON_TEXT_MAX:
+        return text
+    return data[: REASON_TEXT_MAX - 3].decode(errors="ignore") + "…"
+
+
+@dataclass(frozen=True, slots=True)
+class Reasons(Structure):
+    entries: tuple[Reason, ...] = ()
+
+    def write(self, writer: Writer) -> None:
+        writer.u32(len(self.entries), "num")
+        for entry in self.entries:
+            entry.write(writer)
+
+    @classmethod
+    def read(cls, reader: Reader) -> Self:
+        return cls(read_entries(reader, Reason, reader.count(Reason.SIZE_MIN, "num")))
+
+
+@dataclass(frozen=True, slots=True)
+class ReasonReport(Structure):
+    """Why nodes are as they are (`standing`), and what led to it (`events`, the newest last)."""
+
+    standing: Reasons = Reasons()
+    events: Reasons = Reasons()
+
+    def write(self, writer: Writer) -> None:
+        self.standing.write(writer)
+        self.events.write(writer)
+
+    @classmethod
+    def read(cls, reader: Reader) -> Self:
+        return cls(Reasons.read(reader), Reasons.read(reader))

@@ -50,7 +50,7 @@ from ctdbpy.wire.nodes import (
     Uptime,
     VnnMap,
 )
-from ctdbpy.wire.own import DbGeneration, DbGenerations
+from ctdbpy.wire.own import DbGeneration, DbGenerations, Reason, ReasonReport, Reasons, reason_text
 from ctdbpy.wire.records import RecBuffer, RecData, RecordHeader
 from ctdbpy.wire.statistics import (
     ClientPackets,
@@ -106,6 +106,9 @@ __all__ = [
     "PublicIpList",
     "PullDbExt",
     "PushRecord",
+    "Reason",
+    "ReasonReport",
+    "Reasons",
     "RecBuffer",
     "RecData",
     "RecordHeader",
@@ -131,4 +134,5 @@ __all__ = [
     "Uptime",
     "VarList",
     "VnnMap",
+    "reason_text",
 ]

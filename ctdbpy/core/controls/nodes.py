@@ -18,34 +18,36 @@ def _nodemap(rooms: Rooms, _request: Request, _value: None) -> Reply:
     return Reply(data=NodeMap(tuple(nodes)).pack())
 
 
-def _modify_flags(rooms: Rooms, _request: Request, change: NodeFlagChange) -> Reply:
-    return OK if rooms.flags.modify(change) else refuse(f"there is no node {change.pnn}")
+def _modify_flags(rooms: Rooms, request: Request, change: NodeFlagChange) -> Reply:
+    return OK if rooms.flags.modify(change, request.pnn) else refuse(f"there is no node {change.pnn}")
 
 
-def _stop(rooms: Rooms, _request: Request, _value: None) -> Reply:
-    rooms.flags.change_own(NodeFlag.STOPPED, _NONE, "STOP_NODE")
+def _stop(rooms: Rooms, request: Request, _value: None) -> Reply:
+    rooms.flags.change_own(NodeFlag.STOPPED, _NONE, f"stopped: {rooms.accounts.asked_by(request)}")
     return OK
 
 
-def _continue(rooms: Rooms, _request: Request, _value: None) -> Reply:
-    rooms.flags.change_own(_NONE, NodeFlag.STOPPED, "CONTINUE_NODE")
+def _continue(rooms: Rooms, request: Request, _value: None) -> Reply:
+    rooms.flags.change_own(_NONE, NodeFlag.STOPPED, f"continued: {rooms.accounts.asked_by(request)}")
     return OK
 
 
-def _disable(rooms: Rooms, _request: Request, _value: None) -> Reply:
-    rooms.flags.change_own(NodeFlag.PERMANENTLY_DISABLED, _NONE, "DISABLE_NODE")
+def _disable(rooms: Rooms, request: Request, _value: None) -> Reply:
+    reason = f"disabled: {rooms.accounts.asked_by(request)}"
+    rooms.flags.change_own(NodeFlag.PERMANENTLY_DISABLED, _NONE, reason)
     return OK
 
 
-def _enable(rooms: Rooms, _request: Request, _value: None) -> Reply:
-    rooms.flags.change_own(_NONE, NodeFlag.PERMANENTLY_DISABLED, "ENABLE_NODE")
+def _enable(rooms: Rooms, request: Request, _value: None) -> Reply:
+    reason = f"enabled: {rooms.accounts.asked_by(request)}"
+    rooms.flags.change_own(_NONE, NodeFlag.PERMANENTLY_DISABLED, reason)
     return OK
 
 
 def _set_ban(rooms: Rooms, request: Request, wanted: BanState) -> Reply:
     if wanted.pnn != rooms.state.pnn:
         return refuse(f"cannot ban node {wanted.pnn}: this is node {rooms.state.pnn}")
-    rooms.flags.ban(wanted.time_s, f"node {request.pnn} sent SET_BAN_STATE")
+    rooms.flags.ban(wanted.time_s, rooms.accounts.asked_by(request))
     return OK
 
 

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from ctdbpy.core.controls.handlers import Handler
-from ctdbpy.core.requests import Reply, Request
+from ctdbpy.core.requests import Reply, Request, refuse
 from ctdbpy.core.rooms import Rooms
+from ctdbpy.wire.constants import UNKNOWN_PNN
 from ctdbpy.wire.controls import Control
 from ctdbpy.wire.structures import DbGeneration, DbGenerations
 
@@ -16,6 +17,13 @@ def _generations(rooms: Rooms, _request: Request, _value: None) -> Reply:
     return Reply(data=DbGenerations(tuple(entries)).pack())
 
 
+def _reasons(rooms: Rooms, _request: Request, pnn: int) -> Reply:
+    if pnn != UNKNOWN_PNN and rooms.state.peer(pnn) is None:
+        return refuse(f"there is no node {pnn}")
+    return Reply(data=rooms.accounts.report(pnn).pack())
+
+
 HANDLERS: dict[Control, Handler] = {
     Control.GET_DB_GENERATIONS: _generations,
+    Control.GET_REASONS: _reasons,
 }

@@ -42,8 +42,8 @@ class Flags:
             self._routing.tell(BROADCAST_CONNECTED, Control.MODIFY_FLAGS, change.pack(), others_only=True)
         return changed
 
-    def modify(self, change: NodeFlagChange) -> bool:
-        """The leader says what flags a node wears; False for a node that there is not."""
+    def modify(self, change: NodeFlagChange, source: int) -> bool:
+        """A node says what flags it or another wears; False for a node that there is not."""
         state = self._state
         if change.pnn == state.pnn:
             return True
@@ -53,7 +53,8 @@ class Flags:
         if node.flags & NodeFlag.DISCONNECTED:
             return True
         flags = NodeFlag(change.new_flags & _KNOWN & ~NodeFlag.DISCONNECTED)
-        changed = state.set_flags(change.pnn, flags, "the leader says so")
+        says = "it says so itself" if source == change.pnn else f"node {source} says so"
+        changed = state.set_flags(change.pnn, flags, says)
         if changed and not flags and state.runstate <= RunState.STARTUP:
             state.want_recovery(f"node {change.pnn} became healthy while this node starts")
         return True
@@ -66,13 +67,16 @@ class Flags:
         self._ban = None
         self._ban_over_s = None
         if seconds == 0:
-            self.change_own(NodeFlag(0), NodeFlag.BANNED, reason)
+            self.change_own(NodeFlag(0), NodeFlag.BANNED, f"not banned any more: {reason}")
         elif not state.tunables.enable_bans:
             state.log(LogLevel.WARNING, f"not banned, as EnableBans is 0: {reason}")
         else:
             self._ban = BanState(state.pnn, seconds)
             self._ban_over_s = state.now_s + seconds
-            self.change_own(NodeFlag.BANNED, NodeFlag(0), f"banned for {seconds} s: {reason}")
+            reason = f"banned for {seconds} s: {reason}"
+            if not self.change_own(NodeFlag.BANNED, NodeFlag(0), reason):
+                state.log(LogLevel.NOTICE, reason)
+                state.story.renew(state.wall_us, "ban", state.pnn, NodeFlag.BANNED, state.own.flags, reason)
 
     @property
     def ban_state(self) -> BanState:

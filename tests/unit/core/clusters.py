@@ -85,18 +85,18 @@ class Cluster:
         self._queue.append((pnn, happened))
         self._deliver()
 
-    def send(self, pnn: int, opcode: int, data: bytes = b"") -> int:
-        """A control of a client of one node; its reqid, whose answer may be in the node's effects."""
+    def send(self, pnn: int, opcode: int, data: bytes = b"", **where: int) -> int:
+        """A control of a client of one node, to it or `dest`; its reqid, whose answer may be in the node's effects."""
         harness = self.nodes[pnn]
         client_id = next(iter(harness.node.state.clients), None) or harness.connect()
-        reqid, effects = harness.send(client_id, opcode, data)
+        reqid, effects = harness.send(client_id, opcode, data, **where)
         self._send_all(harness, effects)
         self._deliver()
         return reqid
 
-    def ask(self, pnn: int, opcode: int, data: bytes = b"") -> tuple[int, bytes]:
+    def ask(self, pnn: int, opcode: int, data: bytes = b"", **where: int) -> tuple[int, bytes]:
         """A control of a client of one node: (status, data) of its reply."""
-        reqid = self.send(pnn, opcode, data)
+        reqid = self.send(pnn, opcode, data, **where)
         harness = self.nodes[pnn]
         (reply,) = harness.replies(harness.effects, reqid)
         return reply.status, reply.data

@@ -51,6 +51,8 @@ record_header = build(structures.RecordHeader, u64, u32, u32, u32)
 rec_data = build(structures.RecData, u32, data, data)
 timeval = build(structures.Timeval, i64, i64)
 db_generation = build(structures.DbGeneration, u32, u32)
+reason = build(structures.Reason, u64, u32, u32, u32, st.text(characters, max_size=4), text)
+reasons = build(structures.Reasons, tuples_of(reason))
 node_entry = build(structures.NodeEntry, u32, u32, sock_addr)
 db_id_entry = build(structures.DbIdEntry, u32, u8)
 latency_counter = build(structures.LatencyCounter, i32, f64, f64, f64)
@@ -122,6 +124,9 @@ STRUCTURES: dict[type[Structure], st.SearchStrategy[Any]] = {
     structures.PublicIpList: build(structures.PublicIpList, tuples_of(public_ip)),
     structures.PullDbExt: build(structures.PullDbExt, u32, u32, u64),
     structures.PushRecord: build(structures.PushRecord, u32, u32, record_header, key, data),
+    structures.Reason: reason,
+    structures.ReasonReport: build(structures.ReasonReport, reasons, reasons),
+    structures.Reasons: reasons,
     structures.RecBuffer: build(structures.RecBuffer, u32, tuples_of(rec_data)),
     structures.RecData: rec_data,
     structures.ServerId: server_id,

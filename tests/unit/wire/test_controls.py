@@ -38,7 +38,7 @@ SIZES = {
         PROCESS_EXISTS SET_DEBUG GETDBPATH GET_DBNAME SET_DB_STICKY SET_DB_READONLY ENABLE_SEQNUM
         UPDATE_SEQNUM SET_RECMODE SET_LMASTERROLE SET_RECMASTERROLE DB_SET_HEALTHY DB_GET_HEALTH
         GET_DB_STATISTICS DB_FREEZE DB_THAW DB_TRANSACTION_CANCEL DB_PUSH_CONFIRM DB_OPEN_FLAGS
-        DB_DETACH START_PERSISTENT_UPDATE CANCEL_PERSISTENT_UPDATE
+        DB_DETACH START_PERSISTENT_UPDATE CANCEL_PERSISTENT_UPDATE GET_REASONS
     """,
     5: """
         DB_VACUUM
@@ -83,7 +83,7 @@ def test_upstreams_obsolete_controls_are_obsolete() -> None:
 
 def test_our_own_numbers_are_far_from_upstreams() -> None:
     own = {control.name: int(control) for control in Control if control.is_own}
-    assert own == {"GET_DB_GENERATIONS": 0x43540001}
+    assert own == {"GET_DB_GENERATIONS": 0x43540001, "GET_REASONS": 0x43540002}
 
 
 def test_numbers_that_were_never_given_are_unknown() -> None:
