@@ -24,6 +24,7 @@ from ctdbpy.wire.srvids import (
     SRVID_MEM_DUMP,
     SRVID_PUSH_NODE_FLAGS,
     SRVID_REBALANCE_NODE,
+    SRVID_RECOVERY_WANTED,
     SRVID_RELOAD_NODES,
     SRVID_TAKEOVER_RUN,
 )
@@ -35,6 +36,7 @@ _AGAIN: Final = -11
 
 def listen(rooms: Rooms) -> None:
     """Take these messages from now on."""
+    rooms.state.listen(SRVID_RECOVERY_WANTED, lambda pnn, _words: rooms.watch.wanted_elsewhere(pnn))
     for srvid, (codec, act) in _TABLE.items():
         rooms.state.listen(srvid, _decoding(rooms, srvid, codec, act))
 

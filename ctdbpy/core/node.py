@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ctdbpy.core import messages
 from ctdbpy.core.controls import RAW, TABLE
-from ctdbpy.core.effects import Announce, Effect, LogLevel
+from ctdbpy.core.effects import Announce, Disconnect, Effect, LogLevel
 from ctdbpy.core.inputs import (
     ClientBehind,
     ClientConnected,
@@ -110,9 +110,23 @@ class Node:
                 rooms.links.up(pnn)
                 rooms.election.link_up(pnn)
             case LinkDown(pnn, reason):
-                rooms.links.down(pnn, reason)
-                rooms.traverses.node_gone(pnn)
-                rooms.election.link_down(pnn)
+                self._link_down(pnn, reason)
+            case NodeSeen(pnn):
+                reason = rooms.links.seen(happened)
+                if reason:
+                    self.state.emit(Disconnect(pnn, reason))
+                    self._link_down(pnn, reason)
+            case LeaseLost(text):
+                rooms.standing.lease_lost(text)
+            case LeaseHeld():
+                rooms.standing.lease_held()
+            case Paused(seconds):
+                rooms.standing.paused(seconds)
+            case LockAnswered():
+                rooms.cluster_lock.answered(happened)
+            case LockLost(_, reason):
+                rooms.standing.lock_lost(reason)
+                rooms.cluster_lock.lost(happened)
             case KeepaliveArrived():
                 reason = rooms.links.keepalive(happened)
                 if reason:
@@ -131,12 +145,17 @@ class Node:
                 rooms.links.file_read(happened)
             case RecordsComplained():
                 self._complained(happened)
-            case NodeSeen() | LeaseLost() | LeaseHeld() | Paused() | LockAnswered() | LockLost():
-                pass
             case EventEnded():
                 rooms.events.ended(happened)
             case ShutdownAsked(reason):
                 rooms.shut_down(reason)
+
+    def _link_down(self, pnn: int, reason: str) -> None:
+        rooms = self.rooms
+        rooms.standing.leader_unreachable(pnn, reason)
+        rooms.links.down(pnn, reason)
+        rooms.traverses.node_gone(pnn)
+        rooms.election.link_down(pnn)
 
     def _start(self) -> None:
         state, rooms = self.state, self.rooms
@@ -148,10 +167,6 @@ class Node:
             f"node {state.pnn} of {len(config.nodes)} starts, pid {config.pid}, "
             f"robust mutexes {'on' if config.mutexes else 'off'}",
         )
-        if config.cluster_lock:
-            state.log(
-                LogLevel.WARNING, f"cluster lock {config.cluster_lock!r} is not taken: not supported yet"
-            )
         state.set_tunables(state.tunables)
         state.records.set_nodes(tuple(int(node.flags) for node in state.nodes))
         state.records.set_recovery(True)

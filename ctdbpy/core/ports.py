@@ -180,5 +180,5 @@ class Merge(Protocol):
 class Entropy(Protocol):
     """Randomness the core is given, so that a seed repeats a run."""
 
-    def generation(self) -> int:
-        """A fresh random generation, not 0 and not INVALID_GENERATION."""
+    def number(self) -> int:
+        """32 bits by chance."""

@@ -10,12 +10,14 @@ from ctdbpy.core.effects import Announce, Exit, LogLevel
 from ctdbpy.core.events.events import Events
 from ctdbpy.core.failover.takeovers import Takeovers
 from ctdbpy.core.jobs import Jobs
+from ctdbpy.core.leader.cluster_lock import ClusterLock
 from ctdbpy.core.leader.election import Election
 from ctdbpy.core.leader.recovery import Recovery
 from ctdbpy.core.leader.watch import Watch
 from ctdbpy.core.membership.flags import Flags
 from ctdbpy.core.membership.links import Links
 from ctdbpy.core.membership.reasons import Accounts
+from ctdbpy.core.membership.standing import Standing
 from ctdbpy.core.memory import MemoryReport, report
 from ctdbpy.core.procedures import Runner
 from ctdbpy.core.records.attaches import Attaches
@@ -58,14 +60,19 @@ class Rooms:
         self.traverses = Traverses(state, self.routing, self.jobs)
         self.vacuum = Vacuum(state, self.runner, self.routing, self.jobs)
         self.takeovers = Takeovers(state, self.runner, self.routing)
-        self.election = Election(state, self.routing)
+        self.standing = Standing(state)
+        self.cluster_lock = ClusterLock(state)
+        self.election = Election(state, self.routing, self.cluster_lock)
         self.recovery = Recovery(state, self.runner, self.routing)
         self.watch = Watch(state, self.runner, self.routing, self.election, self.recovery)
         self.statistician = Statistician(state)
+        self.cluster_lock.on_latency = self.statistician.note_reclock
         self._machines: tuple[_Machine, ...] = (
             self.routing,
             self.links,
             self.flags,
+            self.standing,
+            self.cluster_lock,
             self.election,
             self.watch,
             self.takeovers,
@@ -94,7 +101,11 @@ class Rooms:
             self.flags.left = False
             self.freezes.invalidate()
             self.runner.spawn("freeze all", self.freezes.freeze_all())
+        if self.standing.stopped:
+            self.standing.stopped = False
+            self.runner.spawn("stand still", self.freezes.stand_still())
         self.election.settle()
+        self.standing.settle()
         self.watch.settle()
         self.attaches.settle()
         self.commits.settle()

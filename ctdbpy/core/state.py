@@ -46,6 +46,9 @@ class Quorum(Enum):
     NONE = "none"
 
 
+#: Sights of a node that takes part in nothing any more, whatever its link says.
+DEAD: Final = (Sight.SILENT, Sight.STALLED, Sight.GONE)
+
 #: A pnn, or nobody.
 NOBODY: Final = UNKNOWN_PNN
 
@@ -187,6 +190,15 @@ class State:
         self.had_company = False
         #: What the guard sees of other nodes, by pnn; a node that is not there was never heard.
         self.sights: dict[int, Sight] = {}
+        #: By pnn: since when its link is broken. It has had no lease from here since then.
+        self.out_since_s: dict[int, float] = {}
+        #: When this node last saw the end of a leader's time: leases of that leader's ran until then.
+        self.leader_lost_s = 0.0
+        self.last_leader = NOBODY
+        #: Enough nodes confirm that they hear this one (`inputs.LeaseHeld`); true where none need to.
+        self.has_lease = False
+        #: The map was set in the recovery under way: it says who takes part.
+        self.map_is_new = False
         #: Why this node stands still although it is active, "" if it does not.
         self.suspended = ""
         self.story = Story(config.pnn)
@@ -217,9 +229,14 @@ class State:
     def is_recovering(self) -> bool:
         return self.recmode is RecoveryMode.ACTIVE
 
+    @property
+    def quorum(self) -> Quorum:
+        """What this node needs in order to serve."""
+        return self.config.quorum
+
     def can_lead(self) -> bool:
-        """Active, not about to end, and configured to be a leader."""
-        if self.runstate is RunState.SHUTDOWN:
+        """Active, not about to end, configured to be a leader, and heard by as many as it takes."""
+        if self.runstate is RunState.SHUTDOWN or (self.quorum is not Quorum.NONE and not self.has_lease):
             return False
         return not self.is_inactive and bool(self.capabilities & Capability.RECMASTER)
 
@@ -276,6 +293,7 @@ class State:
             return
         self.log(LogLevel.NOTICE, f"recovery mode {mode.name}: {reason}")
         self.recmode = mode
+        self.map_is_new = False
         self.records.set_recovery(mode is RecoveryMode.ACTIVE)
 
     def set_map(self, generation: int, lmasters: tuple[int, ...]) -> None:
@@ -369,6 +387,12 @@ class State:
         if self.config.disabled:
             flags |= NodeFlag.PERMANENTLY_DISABLED
         return Peer(node.pnn, node.address, flags)
+
+    @property
+    def silence_s(self) -> float:
+        """After so long without a heartbeat a node is silent, and surely has no lease any more."""
+        # A little longer than the guard's limit, for its ticks and for messages under way.
+        return self.tunables.heartbeat_interval * self.tunables.heartbeat_limit / 1000 + 0.02
 
 
 def flag_names(flags: NodeFlag) -> str:

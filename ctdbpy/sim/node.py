@@ -18,7 +18,6 @@ from ctdbpy.sim.records import MemoryRecords
 from ctdbpy.sim.world import World
 from ctdbpy.store import engine as upcalls
 from ctdbpy.wire import packets
-from ctdbpy.wire.constants import INVALID_GENERATION
 from ctdbpy.wire.tunables import Tunables
 
 if TYPE_CHECKING:
@@ -33,9 +32,9 @@ class WorldEntropy:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    def generation(self) -> int:
-        """A generation that is neither 0 nor INVALID_GENERATION."""
-        return self._world.random.randrange(INVALID_GENERATION + 1, 1 << 32)
+    def number(self) -> int:
+        """32 bits by chance."""
+        return self._world.random.getrandbits(32)
 
 
 class SimNode:

@@ -26,6 +26,8 @@ SRVID_VACUUM_FETCH: Final = 0xF700 << 48
 SRVID_DETACH_DATABASE: Final = 0xF701 << 48
 #: Ours, between daemons: hold a walk or let it go on. Upstream's have nobody who listens to it.
 SRVID_TRAVERSE_PACE: Final = 0xF7C0 << 48
+#: Ours, to the leader: a node wants a recovery, for the reason in words.
+SRVID_RECOVERY_WANTED: Final = 0xF7C1 << 48
 SRVID_MEM_DUMP: Final = 0xF800 << 48
 SRVID_GETLOG: Final = 0xF801 << 48
 SRVID_CLEARLOG: Final = 0xF802 << 48

@@ -7,6 +7,7 @@ from ctdbpy.core.controls.handlers import Handler
 from ctdbpy.core.effects import Announce, LogLevel
 from ctdbpy.core.requests import OK, Reply, Request, refuse
 from ctdbpy.core.rooms import Rooms
+from ctdbpy.core.state import NOBODY
 from ctdbpy.wire.codecs import U32
 from ctdbpy.wire.constants import BROADCAST_CONNECTED, Capability, NodeFlag, RecoveryMode, RunState
 from ctdbpy.wire.controls import Control, encode_reply
@@ -35,6 +36,8 @@ async def _set_recmode(rooms: Rooms, request: Request, mode: int) -> Reply:
     if mode == RecoveryMode.ACTIVE and request.client is None:
         # A recovery begins; it answers whatever was wanted before.
         state.recovery_wanted = ""
+        state.map_is_new = False
+        rooms.cluster_lock.begin_check()
     if mode == state.recmode:
         return OK
     if mode == RecoveryMode.ACTIVE:
@@ -42,29 +45,50 @@ async def _set_recmode(rooms: Rooms, request: Request, mode: int) -> Reply:
         return OK
     if mode != RecoveryMode.NORMAL:
         return refuse(f"there is no recovery mode {mode}")
-    if state.recovery_wanted:
-        return refuse(f"another recovery is wanted: {state.recovery_wanted}")
+    if reason := _obstacle(rooms):
+        return refuse(reason)
     for database in state.databases.values():
         if database.generation != state.generation:
             return refuse(f"{database.name!r} is of generation {database.generation}, not {state.generation}")
+    if reason := await rooms.cluster_lock.check():
+        return refuse(reason)
     if state.databases and all(database.is_frozen for database in state.databases.values()):
         await rooms.freezes.thaw_all()
+    # While those waited, something may have happened.
+    if reason := _obstacle(rooms):
+        return refuse(reason)
     state.set_recmode(RecoveryMode.NORMAL, f"node {request.pnn} says it is over")
+    rooms.standing.recovered()
     return OK
+
+
+def _obstacle(rooms: Rooms) -> str:
+    """Why a recovery must not end here, "" if it may."""
+    if rooms.state.recovery_wanted:
+        return f"another recovery is wanted: {rooms.state.recovery_wanted}"
+    obstacle = rooms.standing.obstacle()
+    return f"this node must not serve: {obstacle}" if obstacle else ""
 
 
 def _vnnmap(rooms: Rooms, _request: Request, _value: None) -> Reply:
     return Reply(data=VnnMap(rooms.state.generation, rooms.state.lmasters).pack())
 
 
-def _set_vnnmap(rooms: Rooms, _request: Request, wanted: VnnMap) -> Reply:
+def _set_vnnmap(rooms: Rooms, request: Request, wanted: VnnMap) -> Reply:
     state = rooms.state
     if not state.is_recovering:
         return refuse("the map changes only in recovery")
+    if request.client is None and request.pnn not in (state.leader, state.pnn):
+        return refuse(f"node {request.pnn} does not lead this node, {_leader_name(state.leader)} does")
     if not wanted.map or any(state.peer(pnn) is None for pnn in wanted.map):
         return refuse(f"the map {list(wanted.map)} does not name nodes of this cluster")
     state.set_map(wanted.generation, wanted.map)
+    state.map_is_new = True
     return OK
+
+
+def _leader_name(leader: int) -> str:
+    return "nobody" if leader == NOBODY else f"node {leader}"
 
 
 def _start_recovery(rooms: Rooms, _request: Request, _value: None) -> Reply:

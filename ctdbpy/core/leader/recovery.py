@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ctdbpy.core.effects import LogLevel
+from ctdbpy.core.leader.generations import following, latest
 from ctdbpy.core.leader.rebuild import KINDS, Failed, Rebuild, Wanted
 from ctdbpy.core.procedures import Runner
 from ctdbpy.core.requests import Reply
@@ -19,7 +20,7 @@ from ctdbpy.wire.codecs import U32
 from ctdbpy.wire.constants import BROADCAST_CONNECTED, DbFlag, RecoveryMode
 from ctdbpy.wire.controls import Control
 from ctdbpy.wire.srvids import SRVID_RECONFIGURE
-from ctdbpy.wire.structures import DbIdMap, VnnMap
+from ctdbpy.wire.structures import DbGenerations, DbIdMap, VnnMap
 
 
 class Recovery:
@@ -30,14 +31,19 @@ class Recovery:
         self._runner = runner
         self._routing = routing
 
-    async def run(self, reason: str, lmasters: tuple[int, ...]) -> bool:
-        """Recover; False if a step failed, and then everything stays in recovery mode."""
+    async def run(self, reason: str, lmasters: tuple[int, ...], seen: tuple[int, ...]) -> bool:
+        """Recover; False if a step failed, and then everything stays in recovery mode.
+
+        `seen` are the generations of the active nodes' maps.
+        """
         state = self._state
         began_s = state.now_s
-        generation = state.entropy.generation()
         state.log(LogLevel.NOTICE, f"recovery begins: {reason}")
+        state.note("recovery", state.pnn, reason)
         state.recovery_wanted = ""
         nodes = state.active()
+        copies = await self._generations(nodes)
+        generation = self._next_generation(seen, copies)
         rebuild = Rebuild(state, self._runner, self._routing, nodes, generation)
         try:
             await rebuild.all(nodes, Control.SET_RECMODE, U32.pack(RecoveryMode.ACTIVE))
@@ -56,6 +62,30 @@ class Recovery:
             f"{len(state.databases)} databases, lmasters {list(lmasters)}",
         )
         return True
+
+    async def _generations(self, nodes: list[int]) -> dict[int, dict[int, int]]:
+        """By node and database: the generation of its copy. A C daemon does not tell, and is left out."""
+        timeout_s = self._state.tunables.recover_timeout
+        answers = {
+            pnn: self._routing.call(pnn, Control.GET_DB_GENERATIONS, timeout_s=timeout_s) for pnn in nodes
+        }
+        found: dict[int, dict[int, int]] = {}
+        for pnn, answer in answers.items():
+            reply = await answer
+            if reply.is_good:
+                try:
+                    entries = DbGenerations.unpack(reply.data).entries
+                except ProtocolError as reason:
+                    self._state.log(LogLevel.WARNING, f"generations of node {pnn} dropped: {reason}")
+                    continue
+                found[pnn] = {entry.db_id: entry.generation for entry in entries}
+        return found
+
+    def _next_generation(self, seen: tuple[int, ...], copies: Mapping[int, Mapping[int, int]]) -> int:
+        state = self._state
+        known = (*seen, state.generation, *(each for found in copies.values() for each in found.values()))
+        wall_s = state.now_s + state.config.wall_offset_s
+        return following(latest(known), wall_s, state.entropy.number())
 
     async def _databases(self, rebuild: Rebuild, nodes: list[int], generation: int) -> None:
         """Bring every database to the new generation."""

@@ -23,6 +23,8 @@ class NodeView:
     capabilities: Capability
     #: (pnn, address) of every node it knows.
     nodes: tuple[tuple[int, str], ...]
+    #: Nodes whose link to it stands, itself included.
+    reaches: frozenset[int]
 
     @property
     def is_active(self) -> bool:

@@ -6,20 +6,26 @@ Source: reference/ctdb.md 7.9.
 
 from __future__ import annotations
 
+from typing import Final
+
 from ctdbpy.core.effects import LogLevel
 from ctdbpy.core.leader.election import Election
+from ctdbpy.core.leader.mesh import Grace, Mesh
 from ctdbpy.core.leader.recovery import Recovery
 from ctdbpy.core.leader.supervisor import NodeView, lmasters_of, reason_to_recover
 from ctdbpy.core.procedures import Procedure, Promise, Runner
 from ctdbpy.core.requests import Reply
 from ctdbpy.core.routing import Routing
-from ctdbpy.core.state import Peer, State
+from ctdbpy.core.state import NOBODY, Peer, State
 from ctdbpy.errors import ProtocolError
 from ctdbpy.wire.codecs import U32
 from ctdbpy.wire.constants import Capability, NodeFlag, RecoveryMode
 from ctdbpy.wire.controls import Control
+from ctdbpy.wire.srvids import SRVID_RECOVERY_WANTED
 from ctdbpy.wire.structures import NodeFlagChange, NodeMap, VnnMap
 
+#: Of a reason in words, so much is sent to the leader.
+WORDS_MAX: Final = 512
 _ASKED = (Control.GET_NODEMAP, Control.GET_RECMODE, Control.GETVNNMAP, Control.GET_CAPABILITIES)
 
 
@@ -27,7 +33,12 @@ class Watch:
     """Looks, repairs flags, recovers. Only the leader does, and only outside elections."""
 
     def __init__(
-        self, state: State, runner: Runner, routing: Routing, election: Election, recovery: Recovery
+        self,
+        state: State,
+        runner: Runner,
+        routing: Routing,
+        election: Election,
+        recovery: Recovery,
     ) -> None:
         self._state = state
         self._runner = runner
@@ -39,6 +50,10 @@ class Watch:
         self._disabled_until_s: float | None = None
         self._due_s: float | None = None
         self._recovering = False
+        #: Leader and reason of the recovery it was last asked for.
+        self._told: tuple[int, str] = (NOBODY, "")
+        self._mesh = Mesh(state, routing)
+        self._grace = Grace(state)
 
     # -- recoveries may be disabled ---------------------------------------------------------------
 
@@ -63,6 +78,8 @@ class Watch:
         if not leads:
             self._due_s = None
             self._seen = None
+            self._mesh.forget()
+            self._tell_leader()
             if self._looking is not None:
                 self._looking.cancel()
                 self._looking = None
@@ -72,6 +89,7 @@ class Watch:
             state.recmode,
             state.recovery_wanted,
             tuple(node.flags for node in state.nodes),
+            tuple(state.sights.items()),
             state.capabilities,
             state.generation,
             state.runstate,
@@ -81,6 +99,23 @@ class Watch:
             self._due_s = state.now_s
         if self._due_s is not None and self._due_s <= state.now_s:
             self._look()
+
+    def _tell_leader(self) -> None:
+        """What this node wants recovered the leader need not find out for itself."""
+        state = self._state
+        wanted = (state.leader, state.recovery_wanted)
+        if wanted == self._told:
+            return
+        self._told = wanted
+        leader = state.peer(state.leader)
+        if state.recovery_wanted and leader is not None and leader.pnn != state.pnn and leader.is_connected:
+            state.send_message(leader.pnn, SRVID_RECOVERY_WANTED, state.recovery_wanted.encode()[:WORDS_MAX])
+
+    def wanted_elsewhere(self, pnn: int) -> None:
+        """A node wants a recovery: look at once, and see it in recovery mode."""
+        if self._state.is_leader and not self._recovering:
+            self._seen = None
+        self._state.log(LogLevel.INFO, f"node {pnn} asks for a recovery")
 
     @property
     def deadline_s(self) -> float | None:
@@ -99,15 +134,21 @@ class Watch:
 
     async def _work(self) -> None:
         state = self._state
+        again_s = state.now_s + max(state.tunables.recover_interval, 1)
         views = await self._views()
         if views is not None:
             reason = reason_to_recover(state.pnn, views, state.recovery_wanted, may_compare=self.may_compare)
-            if reason:
+            wait_s = max(self._mesh.look(views), self._grace.wait_s()) if reason else self._mesh.look(views)
+            if wait_s > 0:
+                again_s = state.now_s + wait_s
+            elif reason:
                 self._recovering = True
-                await self._recovery.run(reason, lmasters_of(views, state.pnn))
+                seen = tuple(view.generation for view in views if view.is_active)
+                await self._recovery.run(reason, lmasters_of(views, state.pnn), seen)
                 self._recovering = False
+                again_s = state.now_s + max(state.tunables.recover_interval, 1)
         self._looking = None
-        self._due_s = state.now_s + max(state.tunables.recover_interval, 1)
+        self._due_s = max(again_s, state.now_s)
 
     # -- what there is to see -----------------------------------------------------------------------
 
@@ -148,6 +189,7 @@ class Watch:
             state.lmasters,
             state.capabilities,
             tuple((node.pnn, node.address) for node in state.nodes),
+            frozenset(state.connected()),
         )
 
     def _spread_flags(self, views: list[NodeView], maps: dict[int, NodeMap]) -> None:
@@ -178,6 +220,7 @@ def _view(node: Peer, nodemap: NodeMap, recmode: int, vnnmap: bytes, capabilitie
         vnn.map,
         Capability(U32.unpack(capabilities) & Capability.DEFAULT),
         tuple((each.pnn, each.address.host) for each in nodemap.nodes),
+        frozenset(each.pnn for each in nodemap.nodes if not each.flags & NodeFlag.DISCONNECTED),
     )
 
 

@@ -7,11 +7,11 @@ Source: reference/ctdb.md 7.2.
 from __future__ import annotations
 
 from ctdbpy.core.effects import Connect, Disconnect, LogLevel, ReadNodes, SendKeepalive
-from ctdbpy.core.inputs import KeepaliveArrived, NodeAddress, NodesRead
+from ctdbpy.core.inputs import KeepaliveArrived, NodeAddress, NodeSeen, NodesRead, Sight
 from ctdbpy.core.procedures import Promise
 from ctdbpy.core.routing import Routing
-from ctdbpy.core.state import State
-from ctdbpy.wire.constants import NodeFlag
+from ctdbpy.core.state import DEAD, State
+from ctdbpy.wire.constants import Capability, NodeFlag
 
 
 class Links:
@@ -39,6 +39,10 @@ class Links:
             return
         state = self._state
         state.had_company = True
+        state.out_since_s.pop(pnn, None)
+        if state.sights.get(pnn) in DEAD:
+            # What was seen of it was seen of an earlier life, or before the network was mended.
+            state.sights[pnn] = Sight.UNKNOWN
         state.set_flags(pnn, node.flags & ~NodeFlag.DISCONNECTED, "its link stands")
         if node.is_active and not state.is_inactive and not state.is_recovering:
             # What we had to send each other since the last recovery had no link to go by.
@@ -50,13 +54,36 @@ class Links:
         if node is None or node.flags & (NodeFlag.DISCONNECTED | NodeFlag.DELETED):
             return
         was_active = node.is_active
+        self._state.out_since_s[pnn] = self._state.now_s
         self._state.set_flags(pnn, node.flags | NodeFlag.DISCONNECTED | NodeFlag.UNHEALTHY, reason)
         self._heard.pop(pnn, None)
         self._routing.node_gone(pnn)
-        if was_active and not self._state.is_inactive:
+        if was_active and not self._state.is_inactive and not self._is_left_out(pnn):
             # Packets under way are gone, however quickly the link returns: calls that wait for them
             # are repeated in a new generation only.
             self._state.want_recovery(f"the link to node {pnn} broke: {reason}")
+
+    def _is_left_out(self, pnn: int) -> bool:
+        """The recovery under way does without this node already."""
+        state = self._state
+        may_be_lmaster = bool(state.nodes[pnn].capabilities & Capability.LMASTER)
+        return state.is_recovering and state.map_is_new and may_be_lmaster and pnn not in state.lmasters
+
+    def seen(self, seen: NodeSeen) -> str:
+        """The guard sees a node in a new way; says why its link has to go, if it has to."""
+        state = self._state
+        node = state.peer(seen.pnn)
+        if node is None or seen.pnn == state.pnn or node.flags & NodeFlag.DELETED:
+            return ""
+        before = state.sights.get(seen.pnn, Sight.UNKNOWN)
+        state.sights[seen.pnn] = seen.sight
+        is_dead = seen.sight in DEAD
+        if seen.sight is not before:
+            level = LogLevel.WARNING if is_dead else LogLevel.INFO
+            state.log(level, f"node {seen.pnn} is {seen.sight.value}: {seen.text}")
+        if not is_dead or not node.is_connected:
+            return ""
+        return f"it is {seen.sight.value}: {seen.text}"
 
     def keepalive(self, heard: KeepaliveArrived) -> str:
         """Of two versions the node that has run longer stays; says why this one has to end, if it has to."""

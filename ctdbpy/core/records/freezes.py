@@ -64,10 +64,14 @@ class Freezes:
 
     async def freeze_all(self) -> Reply:
         """Freeze every database of a node that takes no part any more; its volatile records are void."""
-        databases = list(self._state.databases.values())
-        for database in databases:
+        for database in self._state.databases.values():
             if database.is_volatile:
                 database.is_invalid = True
+        return await self.stand_still()
+
+    async def stand_still(self) -> Reply:
+        """Freeze every database and keep what is in it; a recovery decides what that is worth."""
+        databases = list(self._state.databases.values())
         replies = await self._runner.gather("freeze", [self.freeze(database) for database in databases])
         return next((reply for reply in replies if not reply.is_good), OK)
 

@@ -27,7 +27,7 @@ class Cluster:
         self.nodes = [Harness(several_nodes(count, pnn)) for pnn in range(count)]
         for harness in self.nodes:
             # Each its own generations, or two leaders could agree by chance.
-            harness.entropy.last += 1000 * harness.config.pnn
+            harness.entropy.chosen = harness.config.pnn
         self.links: set[tuple[int, int]] = set()
         self.dead: set[int] = set()
         self._queue: deque[tuple[int, Input]] = deque()
@@ -86,7 +86,7 @@ class Cluster:
         self._deliver()
 
     def send(self, pnn: int, opcode: int, data: bytes = b"", **where: int) -> int:
-        """A control of a client of one node, to it or `dest`; its reqid, whose answer may be in the node's effects."""
+        """A control of a client, to its node or `dest`; its reqid, whose answer may be in the node's effects."""
         harness = self.nodes[pnn]
         client_id = next(iter(harness.node.state.clients), None) or harness.connect()
         reqid, effects = harness.send(client_id, opcode, data, **where)

@@ -297,15 +297,18 @@ class FakeMerge:
         return RecBuffer(self.db_id, tuple(taken)).pack(), len(taken)
 
 
-class CountingEntropy:
-    """Generations 1000, 1001, …"""
+#: Of the first recovery: the wall clock's seconds when a harness starts.
+FIRST_GENERATION = 1_700_000_100
+
+
+class ChosenEntropy:
+    """Always the number it was given."""
 
     def __init__(self) -> None:
-        self.last = 999
+        self.chosen = 0
 
-    def generation(self) -> int:
-        self.last += 1
-        return self.last
+    def number(self) -> int:
+        return self.chosen
 
 
 def each_record(part: bytes) -> Iterable[RecData]:
@@ -399,7 +402,7 @@ class Harness:
         self.config = config or one_node(**changes)
         self.records = FakeRecords(self.config.pnn)
         self.workers = Workers(self.records)
-        self.entropy = CountingEntropy()
+        self.entropy = ChosenEntropy()
         self.node = Node(self.config, self.records, self.entropy)
         self.now_s = 100.0
         self.effects: list[Effect] = []
@@ -466,7 +469,7 @@ class Harness:
                 state.set_flags(node.pnn, NodeFlag(0), "a test")
         state.capabilities &= ~Capability.RECMASTER
         state.runstate = RunState.RUNNING
-        state.set_map(self.entropy.generation(), lmasters)
+        state.set_map(FIRST_GENERATION, lmasters)
         state.set_recmode(RecoveryMode.NORMAL, "a test")
         self.give(TimeElapsed())
         self.effects.clear()

@@ -9,7 +9,7 @@ from ctdbpy.wire.codecs import U32
 from ctdbpy.wire.controls import Control
 from ctdbpy.wire.packets import ReplyControl
 from ctdbpy.wire.records import RecBuffer, RecData, RecordHeader
-from tests.unit.core.fakes import Harness, of_kind, several_nodes
+from tests.unit.core.fakes import FIRST_GENERATION, Harness, of_kind, several_nodes
 
 
 def buffer(db_id: int, rsn: int = 1, value: bytes = b"v") -> bytes:
@@ -55,7 +55,7 @@ def test_volatile_unhealthy_and_foreign_commits_are_refused() -> None:
     assert harness.ask(Control.TRANS3_COMMIT, buffer(db_id)).status == -1
     assert harness.ask(Control.UPDATE_RECORD, buffer(db_id)).status == -1
     assert harness.ask(Control.TRANS3_COMMIT, b"short").status == -1
-    assert harness.ask(Control.UPDATE_RECORD, U32.pack(db_id) + U32.pack(1000)).status == -1
+    assert harness.ask(Control.UPDATE_RECORD, U32.pack(db_id) + U32.pack(FIRST_GENERATION)).status == -1
     assert not harness.workers.seen
 
 

@@ -40,11 +40,11 @@ from ctdbpy.wire.structures import (
     VnnMap,
 )
 from ctdbpy.wire.tunables import LISTED_NAMES
-from tests.unit.core.fakes import Harness, of_kind, several_nodes
+from tests.unit.core.fakes import FIRST_GENERATION, Harness, of_kind, several_nodes
 
 IP = SockAddr("192.0.2.1", 445)
 TCP = Connection(SockAddr("198.51.100.7", 50000), IP)
-GENERATION = 1000
+GENERATION = FIRST_GENERATION
 
 
 def test_every_live_control_has_a_handler_and_no_obsolete_one_has() -> None:

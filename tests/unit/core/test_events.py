@@ -12,13 +12,13 @@ from ctdbpy.core.events.events import EVENTS, Events
 from ctdbpy.core.inputs import EventEnded
 from ctdbpy.core.state import State
 from ctdbpy.wire.constants import RecoveryMode
-from tests.unit.core.fakes import CountingEntropy, FakeRecords, one_node
+from tests.unit.core.fakes import ChosenEntropy, FakeRecords, one_node
 
 
 @pytest.fixture
 def state() -> State:
     """A node's facts, out of recovery."""
-    state = State(one_node(), FakeRecords(), CountingEntropy())
+    state = State(one_node(), FakeRecords(), ChosenEntropy())
     state.set_recmode(RecoveryMode.NORMAL, "test")
     state.effects.clear()
     return state

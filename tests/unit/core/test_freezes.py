@@ -12,9 +12,9 @@ from ctdbpy.wire.controls import Control, encode_request
 from ctdbpy.wire.packets import ReqControl
 from ctdbpy.wire.records import SEQNUM_KEY, RecBuffer, RecData, RecordHeader
 from ctdbpy.wire.structures import PullDbExt, TransDb
-from tests.unit.core.fakes import Harness, of_kind
+from tests.unit.core.fakes import FIRST_GENERATION, Harness, of_kind
 
-GENERATION = 1000
+GENERATION = FIRST_GENERATION
 SRVID = 0xCE02 << 48
 
 

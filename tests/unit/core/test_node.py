@@ -27,7 +27,7 @@ from ctdbpy.wire.srvids import (
     SRVID_TAKEOVER_RUN,
 )
 from ctdbpy.wire.structures import DisableMessage, NodeFlagChange, NotifyData, SrvidMessage, TunableValue
-from tests.unit.core.fakes import Harness, of_kind
+from tests.unit.core.fakes import FIRST_GENERATION, Harness, of_kind
 
 
 def messages(effects: Sequence[Effect], srvid: int) -> list[SendMessage]:
@@ -38,8 +38,8 @@ def test_a_lone_node_runs_within_the_step_that_starts_it() -> None:
     harness = Harness()
     state = harness.node.state
     assert (state.runstate, state.recmode, state.leader) == (RunState.RUNNING, RecoveryMode.NORMAL, 0)
-    assert (state.own.flags, state.generation, state.lmasters) == (NodeFlag(0), 1000, (0,))
-    assert (harness.records.generation, harness.records.lmasters) == (1000, (0,))
+    assert (state.own.flags, state.generation, state.lmasters) == (NodeFlag(0), FIRST_GENERATION, (0,))
+    assert (harness.records.generation, harness.records.lmasters) == (FIRST_GENERATION, (0,))
     assert (harness.records.flags, harness.records.recovering) == ((0,), False)
     assert harness.records.tunables["ControlTimeout"] == 60
     assert [each.ready for each in of_kind(harness.effects, Announce)] == [True, True]
@@ -63,7 +63,7 @@ def test_persistent_databases_found_at_start_are_attached_without_the_bad_ones()
         "bad.tdb" in each.text for each in of_kind(harness.effects, Log) if each.level is LogLevel.ERROR
     )
     assert [each.name for each in of_kind(harness.effects, SetHealth)] == ["bad.tdb"]
-    assert all(each.generation == 1000 for each in harness.node.state.databases.values())
+    assert all(each.generation == FIRST_GENERATION for each in harness.node.state.databases.values())
 
 
 def test_clients_wait_with_an_attach_until_recovery_is_over() -> None:
@@ -118,7 +118,7 @@ def test_stop_freezes_everything_and_continue_recovers() -> None:
     harness.ask(Control.CONTINUE_NODE)
     assert (state.recmode, state.leader) == (RecoveryMode.NORMAL, 0)
     assert not state.databases[db_id].is_frozen and not state.databases[db_id].is_invalid
-    assert harness.records.databases[db_id].generation == state.generation == 1001
+    assert harness.records.databases[db_id].generation == state.generation > FIRST_GENERATION
 
 
 def test_continuing_while_databases_still_freeze_waits_for_them() -> None:
@@ -167,8 +167,8 @@ def test_asking_for_recovery_gives_a_new_generation() -> None:
     harness = Harness()
     db_id = harness.attach()
     assert harness.ask(Control.SET_RECMODE, U32.pack(1)).status == 0
-    assert harness.node.state.generation == 1001
-    assert harness.records.databases[db_id].generation == 1001
+    assert harness.node.state.generation == FIRST_GENERATION + 1
+    assert harness.records.databases[db_id].generation == FIRST_GENERATION + 1
     assert harness.node.state.recoveries == 2
 
 

@@ -15,7 +15,9 @@ NODES = ((0, "10.0.0.1"), (1, "10.0.0.2"))
 
 
 def view(pnn: int, **changes: Any) -> NodeView:
-    plain = NodeView(pnn, NodeFlag(0), RecoveryMode.NORMAL, 9, (0, 1), Capability.DEFAULT, NODES)
+    plain = NodeView(
+        pnn, NodeFlag(0), RecoveryMode.NORMAL, 9, (0, 1), Capability.DEFAULT, NODES, frozenset({0, 1})
+    )
     return replace(plain, **changes)
 
 

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Generations in their order: a recovery's is later than that of everything it brings together.
+
+Upstream draws them at random. Ours also tell which of two copies of a database has been through more:
+only copies of the latest generation count, so a node that the others went on without brings nothing
+stale back. They begin with the wall clock's seconds, so that a cluster that has forgotten everything
+starts later than before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from ctdbpy.wire.constants import INVALID_GENERATION
+
+_MODULUS: Final = 1 << 32
+_HALF: Final = 1 << 31
+
+
+def is_later(one: int, other: int) -> bool:
+    """Whether `one` comes after `other`; they go round a circle of 32 bits, INVALID before all."""
+    if INVALID_GENERATION in (one, other):
+        return one != other and other == INVALID_GENERATION
+    return one != other and (one - other) % _MODULUS < _HALF
+
+
+def latest(generations: Iterable[int]) -> int:
+    """The last of several; INVALID_GENERATION if there is none."""
+    last = INVALID_GENERATION
+    for each in generations:
+        if is_later(each, last):
+            last = each
+    return last
+
+
+def following(generation: int, wall_s: float, chance: int) -> int:
+    """A generation after this one and not before the wall clock; `chance` keeps two leaders' apart."""
+    clock = int(wall_s) % _MODULUS
+    start = clock if is_later(clock, generation) else generation + 1
+    chosen = (start + chance % 8) % _MODULUS
+    return chosen if chosen > INVALID_GENERATION else INVALID_GENERATION + 1

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether this node may serve: leases of the others, a leader it can reach, and standing still without them.
+
+A node in doubt stops first and asks then. It freezes every database, keeps what is in them, and
+moves again only through a recovery by a leader who has a quorum.
+
+Source: docs/decisions/005.
+"""
+
+from __future__ import annotations
+
+from ctdbpy.core.effects import LogLevel, TellGuard
+from ctdbpy.core.state import NOBODY, Quorum, State
+from ctdbpy.wire.constants import RunState
+
+
+class Standing:
+    """This node's right to serve. `stopped` is true until somebody has frozen the databases."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._told: TellGuard | None = None
+        self._leaderless_s: float | None = None
+        #: This node has just been suspended: databases have to be frozen.
+        self.stopped = False
+
+    # -- what the guard says ----------------------------------------------------------------------
+
+    def lease_lost(self, text: str) -> None:
+        """Others may go on without this node."""
+        state = self._state
+        state.has_lease = False
+        if state.quorum is not Quorum.NONE:
+            self.suspend(f"no lease: {text}")
+
+    def lease_held(self) -> None:
+        """Enough others say that they hear this node."""
+        self._state.has_lease = True
+
+    def paused(self, seconds: float) -> None:
+        """This host stood still; after so long the others have given it up, whatever the quorum."""
+        text = f"this host stood still for {seconds:.2f} s"
+        if seconds < self._state.silence_s:
+            self._state.log(LogLevel.NOTICE, text)
+        else:
+            self.suspend(text)
+
+    # -- standing still -----------------------------------------------------------------------------
+
+    def suspend(self, reason: str) -> None:
+        """Stand still until a recovery; the first reason is kept."""
+        state = self._state
+        if state.suspended or state.is_inactive or state.runstate is not RunState.RUNNING:
+            return
+        state.suspended = reason
+        self.stopped = True
+        state.log(LogLevel.WARNING, f"stands still, databases are frozen until the next recovery: {reason}")
+        state.want_recovery(reason)
+
+    def leader_unreachable(self, pnn: int, reason: str) -> None:
+        """The leader's link broke: it will recover without us, so nothing may change here from now on."""
+        if pnn == self._state.leader and self._state.quorum is not Quorum.NONE:
+            self.suspend(f"leader {pnn} cannot be reached: {reason}")
+
+    def obstacle(self) -> str:
+        """Why this node must not serve now, "" if it may."""
+        state = self._state
+        if state.quorum is Quorum.NONE:
+            return ""
+        if not state.has_lease:
+            return "too few nodes confirm that they hear it"
+        if state.leader == NOBODY:
+            return "nobody leads"
+        if state.leader != state.pnn and not state.nodes[state.leader].is_connected:
+            return f"leader {state.leader} cannot be reached"
+        return ""
+
+    def recovered(self) -> None:
+        """A recovery is over, and this node was part of it."""
+        state = self._state
+        if state.suspended:
+            state.log(LogLevel.NOTICE, f"serves again; it stood still: {state.suspended}")
+        state.suspended = ""
+
+    # -- facts ----------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Tell the guard what has changed; watch how long nobody has led."""
+        state = self._state
+        leads = state.leader != NOBODY
+        if leads or state.quorum is Quorum.NONE or state.suspended:
+            self._leaderless_s = None
+        elif self._leaderless_s is None:
+            self._leaderless_s = state.now_s + state.silence_s
+        has_quorum = state.quorum is not Quorum.NONE
+        told = TellGuard(
+            # With this node itself that is more than half of all.
+            needed=(len(state.others()) + 1) // 2 if state.quorum is Quorum.MAJORITY else 0,
+            leader=state.leader if has_quorum and leads and not state.is_leader else NOBODY,
+            linked=tuple(node.pnn for node in state.others() if node.is_connected),
+            still=self._stands_still(),
+            generation=state.generation,
+        )
+        if told != self._told:
+            self._told = told
+            if not told.needed and told.leader == NOBODY:
+                state.has_lease = True
+            state.emit(told)
+
+    def _stands_still(self) -> bool:
+        state = self._state
+        if not state.suspended and not state.is_inactive:
+            return False
+        return all(database.is_frozen for database in state.databases.values())
+
+    def lock_lost(self, reason: str) -> None:
+        """Where the lock is the quorum, its next holder does not wait for this node."""
+        if self._state.quorum is Quorum.LOCK:
+            self.suspend(f"the cluster lock is lost: {reason}")
+
+    @property
+    def deadline_s(self) -> float | None:
+        """When this node has been without a leader for too long."""
+        return self._leaderless_s
+
+    def wake(self, now_s: float) -> None:
+        """Stand still: whoever has become leader does not count on this node."""
+        if self._leaderless_s is not None and now_s >= self._leaderless_s:
+            self._leaderless_s = None
+            self.suspend("nobody leads")
