@@ -4,27 +4,46 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
-from ctdbpy.core.effects import Disconnect, Effect, ReplyToNode, SendControl, SendKeepalive, SendMessage
+from ctdbpy.core.effects import (
+    Disconnect,
+    Effect,
+    ReplyToNode,
+    SendControl,
+    SendKeepalive,
+    SendMessage,
+    TellGuard,
+)
 from ctdbpy.core.inputs import (
     Input,
     KeepaliveArrived,
+    LeaseHeld,
+    LeaseLost,
     LinkDown,
     LinkUp,
     MessageArrived,
     NodeControlArrived,
+    NodeSeen,
     ReplyArrived,
+    Sight,
     TimeElapsed,
 )
+from ctdbpy.core.state import NOBODY
 from ctdbpy.wire.packets import ReplyControl, ReqControl
 from tests.unit.core.fakes import Harness, several_nodes
 
 
 class Cluster:
-    """`count` nodes, started and linked. `dead` ones take no input and send nothing."""
+    """`count` nodes, started and linked. `dead` ones take no input and send nothing.
 
-    def __init__(self, count: int) -> None:
-        self.nodes = [Harness(several_nodes(count, pnn)) for pnn in range(count)]
+    Guards are perfect: a lease ends with the link, and is there again with it.
+    """
+
+    def __init__(self, count: int, **changes: Any) -> None:
+        self.nodes = [Harness(several_nodes(count, pnn, **changes)) for pnn in range(count)]
+        self._told: dict[int, TellGuard] = {}
+        self._leases: dict[int, bool] = {}
         for harness in self.nodes:
             # Each its own generations, or two leaders could agree by chance.
             harness.entropy.chosen = harness.config.pnn
@@ -42,6 +61,8 @@ class Cluster:
         """The link between two nodes stands."""
         self.links |= {(a, b), (b, a)}
         self._queue += [(a, LinkUp(b)), (b, LinkUp(a))]
+        for one, other in ((a, b), (b, a)):
+            self._queue.append((one, NodeSeen(other, Sight.LIVE, "it is heard")))
         self._deliver()
 
     def cut(self, a: int, b: int) -> None:
@@ -54,6 +75,7 @@ class Cluster:
         """A node is gone; the others notice."""
         self.dead.add(pnn)
         for other in range(len(self.nodes)):
+            self._queue.append((other, NodeSeen(pnn, Sight.GONE, "its daemon has ended")))
             if (pnn, other) in self.links:
                 self.links -= {(pnn, other), (other, pnn)}
                 self._queue.append((other, LinkDown(pnn, "reset")))
@@ -86,7 +108,7 @@ class Cluster:
         self._deliver()
 
     def send(self, pnn: int, opcode: int, data: bytes = b"", **where: int) -> int:
-        """A control of a client, to its node or `dest`; its reqid, whose answer may be in the node's effects."""
+        """A control of a client, to its node or `dest`; its reqid: the node's effects may have the answer."""
         harness = self.nodes[pnn]
         client_id = next(iter(harness.node.state.clients), None) or harness.connect()
         reqid, effects = harness.send(client_id, opcode, data, **where)
@@ -113,6 +135,15 @@ class Cluster:
             if pnn not in self.dead:
                 harness = self.nodes[pnn]
                 self._send_all(harness, harness.give(happened))
+            self._look_at_leases()
+
+    def _look_at_leases(self) -> None:
+        for pnn, told in self._told.items():
+            near = [other for one, other in self.links if one == pnn and other not in self.dead]
+            holds = len(near) >= told.needed and (told.leader == NOBODY or told.leader in near)
+            if self._leases.get(pnn, False) is not holds:
+                self._leases[pnn] = holds
+                self._queue.append((pnn, LeaseHeld() if holds else LeaseLost(f"only {near} are left")))
 
     def _send_all(self, harness: Harness, effects: list[Effect]) -> None:
         own = harness.config.pnn
@@ -148,6 +179,8 @@ class Cluster:
                             self._to(own, pnn, MessageArrived(own, srvid, data))
                 case SendKeepalive(pnn, uptime_s):
                     self._to(own, pnn, KeepaliveArrived(own, 4 << 16 | 17, uptime_s))
+                case TellGuard():
+                    self._told[own] = effect
                 case Disconnect(pnn, reason):
                     if (own, pnn) in self.links:
                         self.links -= {(own, pnn), (pnn, own)}
