@@ -70,6 +70,11 @@ class Worker:
         self._load = None
         return {}
 
+    def leave(self) -> dict[str, Any]:
+        """Close the database's file."""
+        self._load = self._tdb = None
+        return {}
+
     def run(self, duration_s: float) -> dict[str, Any]:
         """Change random records."""
         assert self._load is not None, "connect comes first"
