@@ -8,6 +8,7 @@ controls, messages for the core, ends of connections and the answers of child pr
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 from collections.abc import Callable, Coroutine
@@ -17,6 +18,7 @@ from ctdbpy.core import effects, inputs
 from ctdbpy.core.effects import LogLevel
 from ctdbpy.core.node import Node
 from ctdbpy.daemon import poller as pollers
+from ctdbpy.daemon.events import EventRunner, Order, Outcome, Run
 from ctdbpy.daemon.locks import LockWaiters
 from ctdbpy.daemon.poller import Poller
 from ctdbpy.daemon.records import LocalRecords
@@ -53,6 +55,7 @@ class Pump:
         workers: Workers,
         waiters: LockWaiters,
         health: Health,
+        events: EventRunner,
         notifier: Notifier,
         read_nodes: Callable[[], tuple[inputs.NodeAddress, ...]],
         set_log_level: Callable[[int], None],
@@ -67,6 +70,8 @@ class Pump:
         self._workers = workers
         self._waiters = waiters
         self._health = health
+        self._events = events
+        self._event_runs: dict[int, Run] = {}
         self._notifier = notifier
         self._read_nodes = read_nodes
         self._set_log_level = set_log_level
@@ -268,10 +273,13 @@ class Pump:
                 self._set_log_level(min(max(level, LogLevel.ERROR), LogLevel.DEBUG))
             case effects.SendKeepalive(pnn, uptime_s):
                 self._records.send_keepalive(pnn, self._version, uptime_s)
-            case effects.RunEvent(event_id):
-                self._pending.append(inputs.EventEnded(event_id, 0))
-            case effects.StopEvent() | effects.TellAdministrator():
-                pass
+            case effects.RunEvent():
+                self._run_event(effect)
+            case effects.StopEvent(event_id):
+                if (run := self._event_runs.get(event_id)) is not None:
+                    self._events.stop(run)
+            case effects.TellAdministrator(word):
+                self._events.notify(word)
             case effects.TellGuard() | effects.TakeLock() | effects.DropLock():
                 pass
             case effects.Announce(text, ready):
@@ -288,6 +296,17 @@ class Pump:
                 self._health.set_healthy(name)
         except StoreError as error:
             log.error("%s", error)
+
+    def _run_event(self, wanted: effects.RunEvent) -> None:
+        def ended(outcome: Outcome) -> None:
+            self._event_runs.pop(wanted.event_id, None)
+            # A node without a directory of scripts is one whose scripts have nothing against anything.
+            status = 0 if outcome.status == errno.ENOENT else outcome.status
+            self.step(inputs.EventEnded(wanted.event_id, status, outcome.text if status else ""))
+
+        run = self._events.run(Order(wanted.name, wanted.args, wanted.timeout_s), ended)
+        if run.outcome is None:
+            self._event_runs[wanted.event_id] = run
 
     async def _answer_nodes(self, read_id: int) -> None:
         """In a thread, for the nodes may come from a program that takes its time."""

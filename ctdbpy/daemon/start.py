@@ -30,6 +30,8 @@ from ctdbpy.core import effects, inputs
 from ctdbpy.core.node import Node
 from ctdbpy.core.state import FoundDatabase, NodeConfig
 from ctdbpy.daemon.entropy import SystemEntropy
+from ctdbpy.daemon.event_socket import EventSocket
+from ctdbpy.daemon.events import EventRunner, script_environment
 from ctdbpy.daemon.locks import LockWaiters
 from ctdbpy.daemon.poller import Poller
 from ctdbpy.daemon.pump import Pump
@@ -40,7 +42,7 @@ from ctdbpy.daemon.workers import Workers
 from ctdbpy.errors import ConfigError, HostError, StoreError
 from ctdbpy.host.children import Children
 from ctdbpy.host.directories import RUN_MODE, ensure_directories
-from ctdbpy.host.logs import NOTICE, Logs
+from ctdbpy.host.logs import NOTICE, Logs, python_level
 from ctdbpy.host.notify import Notifier
 from ctdbpy.host.pidfile import PidFile
 from ctdbpy.host.realtime import lock_memory, raise_priority
@@ -94,10 +96,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         stack.callback(logs.close)
         if logs.note:
             log.warning("%s", logs.note)
-        return _run(configuration, logs, stack)
+        return _run(configuration, logs, stack, is_interactive=options.interactive)
 
 
-def _run(configuration: Configuration, logs: Logs, stack: ExitStack) -> int:
+def _run(configuration: Configuration, logs: Logs, stack: ExitStack, *, is_interactive: bool) -> int:
     paths = configuration.paths
     code = EXIT_CANNOT_START
     try:
@@ -112,8 +114,10 @@ def _run(configuration: Configuration, logs: Logs, stack: ExitStack) -> int:
         code = EXIT_SOCKET
         listening = ListeningSocket.listen(paths.socket)
         stack.callback(listening.close)
+        event_listening = ListeningSocket.listen(paths.event_socket)
+        stack.callback(event_listening.close)
         code = EXIT_CANNOT_START
-        for note in (pidfile.note, listening.note):
+        for note in (pidfile.note, listening.note, event_listening.note):
             if note:
                 log.log(NOTICE, "%s", note)
         _raise_file_limit()
@@ -129,7 +133,8 @@ def _run(configuration: Configuration, logs: Logs, stack: ExitStack) -> int:
         log.error("%s", error)
         sys.stderr.write(f"{error}\n")
         return code
-    start = _Start(configuration, logs, pnn)
+    start = _Start(configuration, logs, pnn, is_interactive)
+    sockets = _Sockets(listening, event_listening, node_listener)
     layout = FileLayout(
         volatile=paths.volatile,
         persistent=paths.persistent,
@@ -144,7 +149,7 @@ def _run(configuration: Configuration, logs: Logs, stack: ExitStack) -> int:
     selector = EngineSelector(poller)
     try:
         with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
-            ended = runner.run(start.serve(records, poller, selector, listening, node_listener))
+            ended = runner.run(start.serve(records, poller, selector, sockets))
     except (HostError, StoreError) as error:
         log.error("%s", error)
         sys.stderr.write(f"{error}\n")
@@ -158,18 +163,27 @@ def _run(configuration: Configuration, logs: Logs, stack: ExitStack) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class _Sockets:
+    """Where programs, those who ask for events, and other nodes connect."""
+
+    clients: ListeningSocket
+    events: ListeningSocket
+    nodes: socket.socket
+
+
+@dataclass(frozen=True, slots=True)
 class _Start:
     configuration: Configuration
     logs: Logs
     pnn: int
+    is_interactive: bool
 
     async def serve(
         self,
         records: LocalRecords,
         poller: Poller,
         selector: EngineSelector,
-        listening: ListeningSocket,
-        node_listener: socket.socket,
+        sockets: _Sockets,
     ) -> effects.Exit:
         """Build the node and its pump, and run until the core or a signal ends it."""
         configuration, paths = self.configuration, self.configuration.paths
@@ -208,7 +222,7 @@ class _Start:
         waiters = LockWaiters(records, children, log.warning)
         records.on_detach += [workers.forget, waiters.forget]
         links = Links(
-            node_listener,
+            sockets.nodes,
             configuration.nodes[self.pnn].address,
             configuration.port,
             on_connection=poller.add_link,
@@ -218,15 +232,19 @@ class _Start:
             log=log.warning,
             spawn=tasks.spawn,
         )
+        events = self._events(children, tasks)
+        event_socket = EventSocket(sockets.events.socket, events, log.warning)
+        await event_socket.start()
         pump = Pump(
             node,
             records,
             poller,
-            listener=listening.socket,
+            listener=sockets.clients.socket,
             links=links,
             workers=workers,
             waiters=waiters,
             health=health,
+            events=events,
             notifier=notifier,
             read_nodes=lambda: _nodes(paths.nodes),
             set_log_level=self.logs.set_level,
@@ -242,11 +260,32 @@ class _Start:
         done, _ = await asyncio.wait((pump.exit, crashed), return_when=asyncio.FIRST_COMPLETED)
         notifier.stopping("ending")
         pump.stop_serving()
+        event_socket.stop()
         tasks.cancel_all()
         for error in await children.end_all(grace_s=0.5):
             log.warning("%s", error)
         health.close()
         return done.pop().result()
+
+    def _events(self, children: Children, tasks: Tasks) -> EventRunner:
+        paths, settings = self.configuration.paths, self.configuration.settings
+        script_level = python_level(settings.script_log_level)
+        return EventRunner(
+            paths.event_scripts.parent,
+            children,
+            environ=script_environment(
+                os.environ,
+                base=paths.etc,
+                log_location="file:" if self.is_interactive else settings.log_location,
+                log_level=settings.log_level,
+                is_interactive=self.is_interactive,
+            ),
+            debug_script=settings.event_debug_script,
+            notify_script=paths.notify_script,
+            log_script=lambda line: log.log(script_level, "%s", line),
+            log_trouble=log.error,
+            spawn=tasks.spawn,
+        )
 
     def _node_config(self, health: Health, now_s: float) -> NodeConfig:
         configuration = self.configuration

@@ -80,6 +80,11 @@ class Child:
         """Whether it has not been reaped yet."""
         return not self._exit.done()
 
+    @property
+    def output(self) -> bytes:
+        """What it has printed so far, up to its limit."""
+        return bytes(self._output)
+
     async def wait(self) -> Exit:
         """Wait for the end, without a bound of its own; cancelling the wait leaves the child alone."""
         return await asyncio.shield(self._exit)
