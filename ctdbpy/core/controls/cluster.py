@@ -66,6 +66,8 @@ def _obstacle(rooms: Rooms) -> str:
     """Why a recovery must not end here, "" if it may."""
     if rooms.state.recovery_wanted:
         return f"another recovery is wanted: {rooms.state.recovery_wanted}"
+    if rooms.state.is_inactive:
+        return "this node is banned or stopped"
     obstacle = rooms.standing.obstacle()
     return f"this node must not serve: {obstacle}" if obstacle else ""
 

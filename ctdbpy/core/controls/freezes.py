@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from ctdbpy.core.controls.handlers import Handler, no_database, of_database
-from ctdbpy.core.requests import Reply, Request
+from ctdbpy.core.requests import Reply, Request, refuse
 from ctdbpy.core.rooms import Rooms
 from ctdbpy.core.state import Database
 from ctdbpy.wire.controls import Control
@@ -33,6 +33,9 @@ def _freeze(rooms: Rooms, _request: Request, database: Database) -> _Answer:
 
 
 def _thaw(rooms: Rooms, _request: Request, database: Database) -> _Answer:
+    if rooms.state.is_inactive:
+        # A recovery that began before this node was banned or stopped: it would move without the others.
+        return refuse(f"cannot thaw {database.name!r}: this node is banned or stopped")
     return rooms.freezes.thaw(database)
 
 

@@ -259,7 +259,8 @@ class Freezes:
         database.freeze = Freeze.THAWED
         database.session = 0
         database.transaction = None
-        database.is_invalid = False
+        # Banned or stopped meanwhile, it is about to be frozen again.
+        database.is_invalid = database.is_volatile and self._state.is_inactive
         if database.db_id in self._state.databases:
             self._state.records.set_frozen(database.db_id, False)
 
