@@ -18,6 +18,7 @@ from ctdbpy.wire.codecs import I32, U32, Codec, StructureCodec
 from ctdbpy.wire.constants import BROADCAST_CONNECTED
 from ctdbpy.wire.controls import Control
 from ctdbpy.wire.srvids import (
+    SRVID_BANNING,
     SRVID_DISABLE_IP_CHECK,
     SRVID_DISABLE_RECOVERIES,
     SRVID_DISABLE_TAKEOVER_RUNS,
@@ -53,6 +54,12 @@ def _decoding(
         act(rooms, value)
 
     return arrived
+
+
+def _banning(rooms: Rooms, pnn: int) -> None:
+    """Whoever runs a takeover has found the node that spoils it."""
+    if rooms.state.is_leader:
+        rooms.bans.blame(pnn, rooms.bans.many, "a takeover run failed on it")
 
 
 def _takeover_run(rooms: Rooms, message: SrvidMessage) -> None:
@@ -103,6 +110,7 @@ def _answer(rooms: Rooms, message: DisableMessage, result: int) -> None:
 
 
 _TABLE: Final[dict[int, tuple[Codec[Any] | None, Callable[[Rooms, Any], None]]]] = {
+    SRVID_BANNING: (U32, _banning),
     SRVID_TAKEOVER_RUN: (StructureCodec[Any](SrvidMessage), _takeover_run),
     SRVID_DISABLE_TAKEOVER_RUNS: (StructureCodec[Any](DisableMessage), _disable_takeover_runs),
     SRVID_DISABLE_RECOVERIES: (StructureCodec[Any](DisableMessage), _disable_recoveries),

@@ -12,8 +12,10 @@ from ctdbpy.core.failover.takeovers import Takeovers
 from ctdbpy.core.jobs import Jobs
 from ctdbpy.core.leader.cluster_lock import ClusterLock
 from ctdbpy.core.leader.election import Election
+from ctdbpy.core.leader.mesh import Mesh
 from ctdbpy.core.leader.recovery import Recovery
 from ctdbpy.core.leader.watch import Watch
+from ctdbpy.core.membership.bans import Bans
 from ctdbpy.core.membership.flags import Flags
 from ctdbpy.core.membership.links import Links
 from ctdbpy.core.membership.reasons import Accounts
@@ -53,6 +55,7 @@ class Rooms:
         self.links = Links(state, self.routing)
         self.flags = Flags(state, self.routing)
         self.accounts = Accounts(state)
+        self.bans = Bans(state, self.routing, self.accounts)
         self.freezes = Freezes(state, self.runner, self.jobs)
         self.attaches = Attaches(state, self.runner)
         self.commits = Commits(state, self.runner, self.routing, self.jobs)
@@ -63,8 +66,9 @@ class Rooms:
         self.standing = Standing(state)
         self.cluster_lock = ClusterLock(state)
         self.election = Election(state, self.routing, self.cluster_lock)
-        self.recovery = Recovery(state, self.runner, self.routing)
-        self.watch = Watch(state, self.runner, self.routing, self.election, self.recovery)
+        self.recovery = Recovery(state, self.runner, self.routing, self.bans)
+        self.mesh = Mesh(state, self.bans)
+        self.watch = Watch(state, self.runner, self.routing, self.election, self.recovery, self.mesh)
         self.statistician = Statistician(state)
         self.cluster_lock.on_latency = self.statistician.note_reclock
         self._machines: tuple[_Machine, ...] = (
@@ -111,6 +115,7 @@ class Rooms:
         self.commits.settle()
         self.takeovers.settle()
         self.vacuum.settle()
+        self.bans.settle()
         self.accounts.settle()
         self.statistician.note_timeouts(self.routing.timeouts, self.traverses.timeouts)
 

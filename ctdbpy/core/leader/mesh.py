@@ -6,14 +6,11 @@ from __future__ import annotations
 from itertools import combinations
 from typing import Final
 
-from ctdbpy.core.effects import LogLevel
 from ctdbpy.core.inputs import Sight
 from ctdbpy.core.leader.supervisor import NodeView
-from ctdbpy.core.routing import Routing
+from ctdbpy.core.membership.bans import Bans
 from ctdbpy.core.state import Quorum, State
 from ctdbpy.wire.constants import NodeFlag
-from ctdbpy.wire.controls import Control
-from ctdbpy.wire.structures import BanState
 
 #: Links between other nodes may be missing for so long: they come back, or a node is about to be silent.
 GRACE_S: Final = 2.0
@@ -25,9 +22,9 @@ _Pair = tuple[int, int]
 class Mesh:
     """Members that cannot reach each other: records could not move between them. One of the two has to go."""
 
-    def __init__(self, state: State, routing: Routing) -> None:
+    def __init__(self, state: State, bans: Bans) -> None:
         self._state = state
-        self._routing = routing
+        self._bans = bans
         self._broken_since_s: dict[_Pair, float] = {}
         #: Nodes this leader has banned, and whom each could not reach.
         self._banned: dict[int, frozenset[int]] = {}
@@ -65,9 +62,8 @@ class Mesh:
         missed = frozenset(pnn for pair in broken if victim in pair for pnn in pair if pnn != victim)
         seconds = state.tunables.recovery_ban_period
         text = f"it and {_names(missed)} have not reached each other for {GRACE_S:g} s"
-        state.log(LogLevel.ERROR, f"node {victim} is banned for {seconds} s: {text}")
         self._banned[victim] = missed
-        self._order(victim, seconds, text)
+        self._bans.order(victim, seconds, text)
 
     def _let_back(self, views: tuple[NodeView, ...]) -> None:
         by_pnn = {view.pnn: view for view in views}
@@ -85,16 +81,11 @@ class Mesh:
             if all(each.pnn in view.reaches and pnn in each.reaches for each in others):
                 self._forget_ban(pnn)
                 text = f"it and {_names(missed)} reach each other again"
-                self._state.log(LogLevel.NOTICE, f"the ban of node {pnn} ends: {text}")
-                self._order(pnn, 0, text)
+                self._bans.order(pnn, 0, text)
 
     def _forget_ban(self, pnn: int) -> None:
         del self._banned[pnn]
         self._seen_banned.discard(pnn)
-
-    def _order(self, pnn: int, seconds: int, reason: str) -> None:
-        self._state.note("ban", pnn, reason)
-        self._routing.call(pnn, Control.SET_BAN_STATE, BanState(pnn, seconds).pack())
 
 
 class Grace:

@@ -16,7 +16,7 @@ from ctdbpy.core.effects import Unlisten
 from ctdbpy.core.ports import Merge
 from ctdbpy.core.procedures import Promise, Runner
 from ctdbpy.core.requests import Reply
-from ctdbpy.core.routing import Routing
+from ctdbpy.core.routing import DISCONNECTED, NOT_CONNECTED, TIMED_OUT, Routing
 from ctdbpy.core.state import State
 from ctdbpy.errors import ProtocolError
 from ctdbpy.wire.codecs import U32, U64, Codec, Str0
@@ -37,7 +37,15 @@ BUFFERS_IN_FLIGHT = 8
 
 
 class Failed(Exception):
-    """A step of a recovery did not work; the recovery is repeated."""
+    """A step of a recovery did not work; the recovery is repeated.
+
+    `pnn` is the node that spoilt it, if one did: by no answer in time (`is_late`), or by a refusal.
+    """
+
+    def __init__(self, text: str, pnn: int | None = None, *, is_late: bool = False) -> None:
+        super().__init__(text)
+        self.pnn = pnn
+        self.is_late = is_late
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +192,10 @@ class Rebuild:
         replies = {pnn: await answer for pnn, answer in answers.items()}
         for pnn, reply in replies.items():
             if not (reply.is_good or (is_count and reply.status >= 0)):
-                raise Failed(f"{opcode.name} on node {pnn}: {reply.error or f'status {reply.status}'}")
+                text = f"{opcode.name} on node {pnn}: {reply.error or f'status {reply.status}'}"
+                # Who is gone is left out next time.
+                is_gone = reply.error in (DISCONNECTED, NOT_CONNECTED)
+                raise Failed(text, None if is_gone else pnn, is_late=reply.error == TIMED_OUT)
         return replies
 
     @property

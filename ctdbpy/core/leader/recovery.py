@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from ctdbpy.core.effects import LogLevel
 from ctdbpy.core.leader.generations import following, latest
 from ctdbpy.core.leader.rebuild import KINDS, Failed, Rebuild, Wanted
+from ctdbpy.core.membership.bans import Bans
 from ctdbpy.core.procedures import Runner
 from ctdbpy.core.requests import Reply
 from ctdbpy.core.routing import Routing
@@ -26,10 +27,11 @@ from ctdbpy.wire.structures import DbGenerations, DbIdMap, VnnMap
 class Recovery:
     """The leader's recovery, one at a time."""
 
-    def __init__(self, state: State, runner: Runner, routing: Routing) -> None:
+    def __init__(self, state: State, runner: Runner, routing: Routing, bans: Bans) -> None:
         self._state = state
         self._runner = runner
         self._routing = routing
+        self._bans = bans
 
     async def run(self, reason: str, lmasters: tuple[int, ...], seen: tuple[int, ...]) -> bool:
         """Recover; False if a step failed, and then everything stays in recovery mode.
@@ -54,7 +56,11 @@ class Recovery:
             await rebuild.all(nodes, Control.END_RECOVERY)
         except Failed as failure:
             state.log(LogLevel.ERROR, f"recovery failed: {failure}")
+            if failure.pnn is not None:
+                credits = self._bans.many if failure.is_late else 1
+                self._bans.blame(failure.pnn, credits, f"a recovery failed: {failure}")
             return False
+        self._bans.forgive()
         state.send_message(BROADCAST_CONNECTED, SRVID_RECONFIGURE, b"")
         state.log(
             LogLevel.NOTICE,

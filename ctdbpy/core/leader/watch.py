@@ -39,6 +39,7 @@ class Watch:
         routing: Routing,
         election: Election,
         recovery: Recovery,
+        mesh: Mesh,
     ) -> None:
         self._state = state
         self._runner = runner
@@ -52,7 +53,7 @@ class Watch:
         self._recovering = False
         #: Leader and reason of the recovery it was last asked for.
         self._told: tuple[int, str] = (NOBODY, "")
-        self._mesh = Mesh(state, routing)
+        self._mesh = mesh
         self._grace = Grace(state)
 
     # -- recoveries may be disabled ---------------------------------------------------------------

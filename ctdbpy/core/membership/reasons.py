@@ -80,6 +80,7 @@ class Accounts:
         state = self._state
         if reason_text(state.suspended) != (self._suspended.text if self._suspended else ""):
             self._suspended = self._reason(SUSPENDED, state.pnn, state.suspended) if state.suspended else None
+            state.note(SUSPENDED, state.pnn, state.suspended or "serves again")
         account = tuple(state.story.standing(state.pnn).values())
         if self._suspended is not None:
             account += (self._suspended,)

@@ -81,6 +81,20 @@ class Cluster:
                 self._queue.append((other, LinkDown(pnn, "reset")))
         self._deliver()
 
+    def restart(self, pnn: int) -> None:
+        """A dead node starts again, with what it has on disk, and is linked with all that live."""
+        old = self.nodes[pnn]
+        harness = self.nodes[pnn] = Harness(old.config, start=False)
+        harness.now_s = old.now_s
+        harness.entropy.chosen = pnn
+        self.dead.discard(pnn)
+        harness.begin()
+        self._send_all(harness, harness.effects)
+        self._deliver()
+        for other in range(len(self.nodes)):
+            if other != pnn and other not in self.dead:
+                self.link(pnn, other)
+
     def advance(self, seconds: float) -> None:
         """Let time pass for all."""
         now_s = self.nodes[0].now_s

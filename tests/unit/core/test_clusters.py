@@ -182,7 +182,7 @@ def test_a_step_that_fails_repeats_the_recovery() -> None:
     attach(cluster, 0, VOLATILE, Control.DB_ATTACH)
     cluster.nodes[1].workers.failing.add(JobKind.COMMIT)
     cluster.send(2, Control.SET_RECMODE, U32.pack(1))
-    cluster.advance(5)
+    cluster.advance(3)
     assert cluster.nodes[2].node.state.is_recovering
     cluster.nodes[1].workers.failing.clear()
     cluster.advance(5)
