@@ -200,15 +200,18 @@ class Children:
         environ: Mapping[str, str] | None = None,
         stdin: int = subprocess.DEVNULL,
         stdout: int | None = subprocess.DEVNULL,
+        stderr: int | None = None,
+        death_signal: signal.Signals = signal.SIGKILL,
         collect_output: bool = False,
         output_bytes_max: int = OUTPUT_BYTES_MAX,
         pass_fds: Sequence[int] = (),
         cwd: str = "/",
     ) -> Child:
-        """Start a program in a process group of its own; it is killed when the daemon's thread dies.
+        """Start a program in a group of its own; it gets `death_signal` when the daemon's thread dies.
 
-        `stdout` None leaves output and errors on the daemon's own. Of a set-user-id program the kernel
-        drops the kill on death. Raises HostError when there is no such program or it cannot be started.
+        `stdout` None leaves output and errors on the daemon's own; `stderr` None puts errors where output
+        goes. Of a set-user-id program the kernel drops the signal on death. Raises HostError when there is
+        no such program or it cannot be started.
         """
         program = shutil.which(argv[0])
         if program is None:
@@ -216,10 +219,10 @@ class Children:
         out = subprocess.PIPE if collect_output else stdout
         try:
             process = subprocess.Popen(
-                [*_dies_with_parent(), program, *argv[1:]],
+                [*_dies_with_parent(death_signal), program, *argv[1:]],
                 stdin=stdin,
                 stdout=out,
-                stderr=None if out is None else subprocess.STDOUT,
+                stderr=subprocess.STDOUT if stderr is None and out is not None else stderr,
                 env=environ,
                 cwd=cwd,
                 pass_fds=pass_fds,
@@ -264,11 +267,11 @@ def _is_readable(fd: int) -> bool:
     return bool(poll.poll(0))
 
 
-def _dies_with_parent() -> tuple[str, ...]:
+def _dies_with_parent(number: signal.Signals) -> tuple[str, ...]:
     """Return what to put in front of argv so that the child gets PR_SET_PDEATHSIG.
 
     A program does it rather than a function between fork and exec: with that, Python could not vfork, and a
     fork of a daemon with much locked memory is slow.
     """
     setpriv = shutil.which("setpriv", path="/usr/bin:/bin:/usr/sbin:/sbin")
-    return (setpriv, "--pdeathsig", "KILL", "--") if setpriv else ()
+    return (setpriv, "--pdeathsig", number.name.removeprefix("SIG"), "--") if setpriv else ()

@@ -264,6 +264,41 @@ def test_a_child_dies_with_a_daemon_that_is_killed() -> None:
     wait_until_ended(int(daemon.stdout))
 
 
+ORPHAN_TOLD = """
+import asyncio, os, signal, sys
+from ctdbpy.host.children import Children
+async def main():
+    ours, theirs = os.pipe()
+    script = f"trap 'echo told > {sys.argv[1]}; exit' TERM; echo up; while :; do sleep 0.02; done"
+    child = Children().spawn(["sh", "-c", script], stdout=theirs, death_signal=signal.SIGTERM)
+    assert os.read(ours, 3) == b"up\\n"
+    print(child.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(main())
+"""
+
+
+def test_a_child_can_be_told_of_the_daemons_death(tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", ORPHAN_TOLD, str(tmp_path / "told")]
+    daemon = subprocess.run(argv, capture_output=True, timeout=30, check=False)
+    assert daemon.returncode == -signal.SIGKILL, daemon.stderr.decode()
+    wait_until_ended(int(daemon.stdout))
+    assert (tmp_path / "told").read_text() == "told\n"
+
+
+def test_errors_can_go_another_way_than_output() -> None:
+    async def body(children: Children) -> tuple[bytes, bytes]:
+        ours, theirs = os.pipe()
+        argv = ["sh", "-c", "echo out; echo err >&2"]
+        child = children.spawn(argv, collect_output=True, stderr=theirs)
+        os.close(theirs)
+        ended = await child.finish(30)
+        with os.fdopen(ours, "rb") as errors:
+            return ended.output, errors.read()
+
+    assert with_children(body) == (b"out\n", b"err\n")
+
+
 def test_the_loop_is_not_held_up_while_children_run() -> None:
     async def body(children: Children) -> int:
         ticks = 0
