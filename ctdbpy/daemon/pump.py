@@ -18,6 +18,7 @@ from ctdbpy.core import effects, inputs
 from ctdbpy.core.effects import LogLevel
 from ctdbpy.core.node import Node
 from ctdbpy.daemon import poller as pollers
+from ctdbpy.daemon.cluster_lock import ClusterLocks
 from ctdbpy.daemon.events import EventRunner, Order, Outcome, Run
 from ctdbpy.daemon.locks import LockWaiters
 from ctdbpy.daemon.poller import Poller
@@ -54,6 +55,7 @@ class Pump:
         links: Links,
         workers: Workers,
         waiters: LockWaiters,
+        cluster_locks: ClusterLocks,
         health: Health,
         events: EventRunner,
         notifier: Notifier,
@@ -69,6 +71,7 @@ class Pump:
         self._links = links
         self._workers = workers
         self._waiters = waiters
+        self._cluster_locks = cluster_locks
         self._health = health
         self._events = events
         self._event_runs: dict[int, Run] = {}
@@ -93,6 +96,7 @@ class Pump:
         self._links.start()
         self._waiters.start()
         self._workers.start()
+        self._cluster_locks.start()
         self.step(inputs.Started())
 
     def stop_serving(self) -> None:
@@ -104,6 +108,7 @@ class Pump:
         self._links.stop()
         self._waiters.stop()
         self._workers.stop()
+        self._cluster_locks.stop()
 
     # -- inputs ---------------------------------------------------------------------
 
@@ -280,8 +285,12 @@ class Pump:
                     self._events.stop(run)
             case effects.TellAdministrator(word):
                 self._events.notify(word)
-            case effects.TellGuard() | effects.TakeLock() | effects.DropLock():
+            case effects.TellGuard():
                 pass
+            case effects.TakeLock():
+                self._cluster_locks.take(effect)
+            case effects.DropLock(attempt):
+                self._cluster_locks.drop(attempt)
             case effects.Announce(text, ready):
                 self._announce(text, ready)
             case effects.Exit():

@@ -29,6 +29,7 @@ from ctdbpy.config.paths import Paths
 from ctdbpy.core import effects, inputs
 from ctdbpy.core.node import Node
 from ctdbpy.core.state import FoundDatabase, NodeConfig
+from ctdbpy.daemon.cluster_lock import ClusterLocks
 from ctdbpy.daemon.entropy import SystemEntropy
 from ctdbpy.daemon.event_socket import EventSocket
 from ctdbpy.daemon.events import EventRunner, script_environment
@@ -221,6 +222,13 @@ class _Start:
         )
         waiters = LockWaiters(records, children, log.warning)
         records.on_detach += [workers.forget, waiters.forget]
+        cluster_locks = ClusterLocks(
+            configuration.settings.lock or "",
+            children,
+            lambda happened: pump.step(happened),
+            log.warning,
+            tasks.spawn,
+        )
         links = Links(
             sockets.nodes,
             configuration.nodes[self.pnn].address,
@@ -243,6 +251,7 @@ class _Start:
             links=links,
             workers=workers,
             waiters=waiters,
+            cluster_locks=cluster_locks,
             health=health,
             events=events,
             notifier=notifier,
