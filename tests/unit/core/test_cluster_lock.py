@@ -328,7 +328,10 @@ def test_whatever_happens_at_most_one_lock_is_held_and_each_attempt_ends(
             case "drop":
                 stand.room.drop("a test")
             case "held" | "contended" | "timeout" | "error":
-                # What was dropped may still answer once: it was under way already.
+                if open_attempts.get(attempt):
+                    # An attempt answers once.
+                    continue
+                # What was dropped may still answer: it was under way already.
                 stand.answer(attempt, LockOutcome(act))
                 if act == "held" and attempt in open_attempts:
                     open_attempts[attempt] = True
