@@ -57,6 +57,7 @@ class _Helper:
         self.child = child
         self.wanted: TakeLock | None = None
         self.is_held = False
+        self.is_ending = False
         #: Bytes of a line not complete yet.
         self.received = b""
 
@@ -213,7 +214,7 @@ class ClusterLocks:
         errors, errors_end = os.pipe()
         try:
             child = self._children.spawn(
-                argv, stdout=output_end, stderr=errors_end, death_signal=signal.SIGTERM
+                argv, stdout=output_end, stderr=errors_end, death_signal=signal.SIGTERM, leaves_none=True
             )
         except HostError:
             os.close(output)
@@ -227,6 +228,7 @@ class ClusterLocks:
         for fd, reader in ((output, self._read_output), (errors, self._read_errors)):
             os.set_blocking(fd, False)
             loop.add_reader(fd, reader, helper)
+        self._spawn(f"watch lock helper {child.pid}", self._watch(helper))
         return helper
 
     # -- what they say ---------------------------------------------------------------------
@@ -258,16 +260,30 @@ class ClusterLocks:
             data = os.read(helper.output, LINE_BYTES_MAX)
         except (BlockingIOError, InterruptedError):
             return
-        if not data:
-            self._read_errors(helper)
-            name, pid = helper.child.argv[0], helper.child.pid
-            self._ended(helper, f"'{name}' (process {pid}) has ended {helper.last_line}".rstrip())
+        if helper.is_ending:
+            if not data:
+                asyncio.get_running_loop().remove_reader(helper.output)
+        elif not data:
+            self._program_ended(helper)
         elif not helper.is_held:
             answer = data[:1].decode(errors="replace")
             outcome = _OUTCOMES.get(answer, LockOutcome.ERROR)
             self._read_errors(helper)
             text = "" if answer in _OUTCOMES else f"'{helper.child.argv[0]}' answers '{answer}', not 0 to 3"
             self._answered(helper, outcome, text or helper.last_line)
+
+    async def _watch(self, helper: _Program) -> None:
+        """What it started may keep its output open after it."""
+        await helper.child.wait()
+        if not helper.is_ending:
+            self._read_output(helper)
+        if not helper.is_ending:
+            self._program_ended(helper)
+
+    def _program_ended(self, helper: _Program) -> None:
+        self._read_errors(helper)
+        name, pid = helper.child.argv[0], helper.child.pid
+        self._ended(helper, f"'{name}' (process {pid}) has ended {helper.last_line}".rstrip())
 
     def _read_errors(self, helper: _Program) -> None:
         try:
@@ -349,8 +365,10 @@ class ClusterLocks:
             self._ended(helper, reason)
 
     def _end(self, helper: _Helper) -> None:
-        helper.close()
+        helper.is_ending = True
         self._ending.add(helper)
+        if isinstance(helper, _FileHelper):
+            helper.close()
         self._spawn(f"end lock helper {helper.child.pid}", self._see_off(helper))
 
     async def _see_off(self, helper: _Helper) -> None:
@@ -362,6 +380,10 @@ class ClusterLocks:
         except HostError as error:
             self._log(f"cluster lock: {error}")
             await helper.child.wait()
+        finally:
+            if isinstance(helper, _Program):
+                # Not before: a word of farewell to a closed pipe would be its last.
+                helper.close()
         self._ending.discard(helper)
         if self._waiting is not None and not any(each.may_hold for each in self._ending):
             wanted, self._waiting = self._waiting, None

@@ -54,7 +54,12 @@ class Child:
     """A running child. Made by `Children.spawn`."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], argv: tuple[str, ...], output_bytes_max: int
+        self,
+        process: subprocess.Popen[bytes],
+        argv: tuple[str, ...],
+        output_bytes_max: int,
+        *,
+        leaves_none: bool,
     ) -> None:
         self.pid = process.pid
         self.argv = argv
@@ -62,6 +67,7 @@ class Child:
         self._loop = asyncio.get_running_loop()
         self._exit: asyncio.Future[Exit] = self._loop.create_future()
         self._is_ending = False
+        self._leaves_none = leaves_none
         self._timed_out = False
         self._output = bytearray()
         self._output_bytes_max = output_bytes_max
@@ -159,7 +165,7 @@ class Child:
     def _on_exit(self) -> None:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
-        if self._is_ending:
+        if self._is_ending or self._leaves_none:
             # What it started and left in its group goes with it.
             self._signal_group(signal.SIGKILL)
         code = self._process.wait()
@@ -202,6 +208,7 @@ class Children:
         stdout: int | None = subprocess.DEVNULL,
         stderr: int | None = None,
         death_signal: signal.Signals = signal.SIGKILL,
+        leaves_none: bool = False,
         collect_output: bool = False,
         output_bytes_max: int = OUTPUT_BYTES_MAX,
         pass_fds: Sequence[int] = (),
@@ -210,8 +217,9 @@ class Children:
         """Start a program in a group of its own; it gets `death_signal` when the daemon's thread dies.
 
         `stdout` None leaves output and errors on the daemon's own; `stderr` None puts errors where output
-        goes. Of a set-user-id program the kernel drops the signal on death. Raises HostError when there is
-        no such program or it cannot be started.
+        goes. With `leaves_none` what is left of its group is killed when it ends by itself, too. Of a
+        set-user-id program the kernel drops the signal on death. Raises HostError when there is no such
+        program or it cannot be started.
         """
         program = shutil.which(argv[0])
         if program is None:
@@ -230,7 +238,7 @@ class Children:
             )
         except OSError as error:
             raise HostError(f"cannot start '{argv[0]}': {error.strerror}") from error
-        child = Child(process, tuple(argv), output_bytes_max)
+        child = Child(process, tuple(argv), output_bytes_max, leaves_none=leaves_none)
         self._running[child.pid] = child
         child._exit.add_done_callback(lambda _exit: self._running.pop(child.pid, None))
         return child

@@ -480,9 +480,8 @@ def test_a_program_gets_its_arguments_cut_at_blanks_and_its_errors_are_logged(tm
 
 
 def test_a_program_is_asked_to_end_and_may_tidy_up(tmp_path: Path) -> None:
-    lock = program(
-        tmp_path, f"trap 'echo bye > {tmp_path}/bye; exit' TERM\nprintf 0\nwhile :; do sleep 0.1; done"
-    )
+    farewell = f"echo tidying up; echo tidying up >&2; echo bye > {tmp_path}/bye; exit"
+    lock = program(tmp_path, f"trap '{farewell}' TERM\nprintf 0\nwhile :; do sleep 0.1; done")
 
     async def body(one: Locks) -> None:
         assert await one.outcome() is HELD
@@ -516,6 +515,17 @@ def test_a_program_that_ends_has_lost_the_lock(tmp_path: Path) -> None:
         assert await one.outcome() is HELD
         (tmp_path / "end").touch()
         assert "has ended lease over" in await one.lost()
+
+    with_locks(body, lambda: Locks(lock))
+
+
+def test_a_program_is_gone_though_what_it_started_still_runs(tmp_path: Path) -> None:
+    lock = program(tmp_path, f"sleep 60 &\nprintf 0\nwhile [ ! -e {tmp_path}/end ]; do sleep 0.02; done")
+
+    async def body(one: Locks) -> None:
+        assert await one.outcome() is HELD
+        (tmp_path / "end").touch()
+        assert "has ended" in await one.lost()
 
     with_locks(body, lambda: Locks(lock))
 
