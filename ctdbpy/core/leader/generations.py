@@ -34,9 +34,14 @@ def latest(generations: Iterable[int]) -> int:
     return last
 
 
-def following(generation: int, wall_s: float, chance: int) -> int:
-    """A generation after this one and not before the wall clock; `chance` keeps two leaders' apart."""
+def following(generation: int, wall_s: float, pnn: int, nodes: int) -> int:
+    """A generation after this one and not before the wall clock, as leader `pnn` of so many nodes gives it.
+
+    Each leader has numbers of its own: one that was cut off in the middle of a recovery has begun a
+    generation that the next leader has not heard of.
+    """
     clock = int(wall_s) % _MODULUS
-    start = clock if is_later(clock, generation) else generation + 1
-    chosen = (start + chance % 8) % _MODULUS
-    return chosen if chosen > INVALID_GENERATION else INVALID_GENERATION + 1
+    chosen = clock if is_later(clock, generation) else (generation + 1) % _MODULUS
+    while chosen % nodes != pnn % nodes or chosen <= INVALID_GENERATION:
+        chosen = (chosen + 1) % _MODULUS
+    return chosen

@@ -91,7 +91,7 @@ class Recovery:
         state = self._state
         known = (*seen, state.generation, *(each for found in copies.values() for each in found.values()))
         wall_s = state.now_s + state.config.wall_offset_s
-        return following(latest(known), wall_s, state.entropy.number())
+        return following(latest(known), wall_s, state.pnn, len(state.nodes))
 
     async def _databases(self, rebuild: Rebuild, nodes: list[int], generation: int) -> None:
         """Bring every database to the new generation."""

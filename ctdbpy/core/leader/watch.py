@@ -140,7 +140,10 @@ class Watch:
         if views is not None:
             reason = reason_to_recover(state.pnn, views, state.recovery_wanted, may_compare=self.may_compare)
             wait_s = max(self._mesh.look(views), self._grace.wait_s()) if reason else self._mesh.look(views)
-            if wait_s > 0:
+            if {view.pnn for view in views if view.is_active} != set(state.active()):
+                # A node came or went since it was asked: map and members have to be of one view.
+                again_s = state.now_s
+            elif wait_s > 0:
                 again_s = state.now_s + wait_s
             elif reason:
                 self._recovering = True

@@ -10,7 +10,7 @@ from ctdbpy.core.effects import LogLevel, SetHealth
 from ctdbpy.core.procedures import Promise, Runner
 from ctdbpy.core.state import Database, State
 from ctdbpy.errors import StoreError
-from ctdbpy.wire.constants import DbFlag, RunState
+from ctdbpy.wire.constants import INVALID_GENERATION, DbFlag, RunState
 from ctdbpy.wire.records import db_id_of
 
 
@@ -53,7 +53,10 @@ class Attaches:
         self._state.records.attach(db_id, name, flags)
         database = Database(db_id, name, flags)
         self._state.databases[db_id] = database
-        self._state.set_db_generation(database, self._state.generation)
+        # In a recovery the map is new already. An empty copy must not pass for one that the recovery has
+        # committed, should it fail before the others' are.
+        is_valid = not self._state.is_recovering
+        self._state.set_db_generation(database, self._state.generation if is_valid else INVALID_GENERATION)
         self._state.log(LogLevel.NOTICE, f"attached {name!r} {db_id:#010x} flags {int(flags):#x}")
         return database
 

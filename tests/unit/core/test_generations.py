@@ -13,23 +13,28 @@ numbers = st.integers(0, 0xFFFFFFFF)
 moments = st.floats(1.6e9, 6e9)
 
 
-@given(numbers, moments, numbers)
-def test_what_follows_is_later_and_valid(generation: int, wall_s: float, chance: int) -> None:
-    following_one = following(generation, wall_s, chance)
+@given(numbers, moments, st.integers(0, 63))
+def test_what_follows_is_later_and_valid(generation: int, wall_s: float, pnn: int) -> None:
+    following_one = following(generation, wall_s, pnn, 64)
     assert is_later(following_one, generation)
     assert 1 < following_one <= 0xFFFFFFFF
 
 
+@given(numbers, numbers, moments, moments)
+def test_two_leaders_never_choose_the_same(one: int, other: int, wall_s: float, later_s: float) -> None:
+    assert following(one, wall_s, 0, 3) != following(other, later_s, 1, 3)
+
+
 def test_a_cluster_that_has_forgotten_everything_starts_later_than_before() -> None:
-    before = following(INVALID_GENERATION, 1_800_000_000, 7)
-    assert is_later(following(INVALID_GENERATION, 1_800_000_060, 0), before)
+    before = following(INVALID_GENERATION, 1_800_000_000, 2, 3)
+    assert is_later(following(INVALID_GENERATION, 1_800_000_060, 0, 3), before)
     # A clock that was set back does not matter as long as somebody remembers.
-    assert is_later(following(before, 1_000_000_000, 0), before)
+    assert is_later(following(before, 1_000_000_000, 0, 3), before)
 
 
 def test_recoveries_within_a_second_have_different_generations() -> None:
-    first = following(INVALID_GENERATION, 1_800_000_000, 0)
-    assert is_later(following(first, 1_800_000_000, 0), first)
+    first = following(INVALID_GENERATION, 1_800_000_000, 0, 3)
+    assert is_later(following(first, 1_800_000_000, 0, 3), first)
 
 
 @given(st.lists(numbers.filter(lambda number: number < 1 << 30), min_size=1))
