@@ -2,7 +2,9 @@
 """One database's recovery: freeze it everywhere, merge every node's copy, store the result everywhere, thaw.
 
 Reads top to bottom; every step must succeed on every node, or the whole recovery is repeated.
-Until COMMIT each node still has its old records, so a node that dies midway loses nothing.
+Until COMMIT each node still has its old records, so a node that dies midway loses nothing. Of a volatile
+database only the copies of the latest generation count: a node that the others went on without brings
+nothing stale back, and after a failed recovery the nodes that have the result already are right.
 
 Source: reference/ctdb.md 7.10.
 """
@@ -11,8 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
 
-from ctdbpy.core.effects import Unlisten
+from ctdbpy.core.effects import LogLevel, Unlisten
+from ctdbpy.core.leader.generations import is_later, latest
 from ctdbpy.core.ports import Merge
 from ctdbpy.core.procedures import Promise, Runner
 from ctdbpy.core.requests import Reply
@@ -31,6 +36,8 @@ _ATTACH = {
     DbFlag.REPLICATED: Control.DB_ATTACH_REPLICATED,
 }
 KINDS = DbFlag.PERSISTENT | DbFlag.REPLICATED
+
+_NO_GENERATIONS: Final[Mapping[int, Mapping[int, int]]] = MappingProxyType({})
 
 #: Buffers sent to a node before it must have taken them in.
 BUFFERS_IN_FLIGHT = 8
@@ -58,16 +65,28 @@ class Wanted:
 
 
 class Rebuild:
-    """Brings databases to a new generation on a set of nodes."""
+    """Brings databases to a new generation on a set of nodes.
+
+    `generations` says by node and database which generation the copy there is of. A node that is not in it
+    (a C daemon does not tell), or a database that is not, counts.
+    """
 
     def __init__(
-        self, state: State, runner: Runner, routing: Routing, nodes: list[int], generation: int
+        self,
+        state: State,
+        runner: Runner,
+        routing: Routing,
+        nodes: list[int],
+        generation: int,
+        generations: Mapping[int, Mapping[int, int]] = _NO_GENERATIONS,
     ) -> None:
         self._state = state
         self._runner = runner
         self._routing = routing
         self._nodes = nodes
         self._generation = generation
+        self._generations = generations
+        self._told_stale: set[int] = set()
         # Each leader and each recovery has its own, so that late messages of another one find nobody.
         self._first_srvid = (state.pnn & 0xFF) << 24 | (generation & 0xFF) << 16
         self._last_srvid = 0
@@ -103,12 +122,24 @@ class Rebuild:
         return name
 
     async def _sources(self, wanted: Wanted) -> list[int]:
-        """Whose copies count: everybody's, or of a database with transactions the furthest one's."""
+        """Whose copies count: all of the latest generation; with transactions the furthest one alone."""
         if not wanted.flags & KINDS:
-            return self._nodes
+            return self._fresh(wanted.db_id)
         replies = await self.all(self._nodes, Control.GET_DB_SEQNUM, U64.pack(wanted.db_id))
         seqnums = {pnn: _number(U64, reply, "its sequence number") for pnn, reply in replies.items()}
         return [max(self._nodes, key=lambda pnn: (seqnums[pnn], -pnn))]
+
+    def _fresh(self, db_id: int) -> list[int]:
+        """Nodes whose copy of a volatile database is not older than another one's."""
+        known = {pnn: found[db_id] for pnn, found in self._generations.items() if db_id in found}
+        last = latest(known[pnn] for pnn in self._nodes if pnn in known)
+        stale = [pnn for pnn in self._nodes if pnn in known and is_later(last, known[pnn])]
+        for pnn in stale:
+            if pnn not in self._told_stale:
+                self._told_stale.add(pnn)
+                text = f"node {pnn} brings stale copies: database {db_id:#010x} of generation {known[pnn]}"
+                self._state.log(LogLevel.NOTICE, f"{text}, others have {last}; its records do not count")
+        return [pnn for pnn in self._nodes if pnn not in stale]
 
     async def _pull(self, db_id: int, pnn: int, merge: Merge) -> None:
         srvid = self._new_srvid()
@@ -140,7 +171,7 @@ class Rebuild:
             self._end_srvid(srvid)
         if problem or received != expected:
             raise Failed(
-                f"DB_PULL of 0x{db_id:08x} from node {pnn}: {received} of {expected} records {problem}"
+                f"DB_PULL of 0x{db_id:08x} from node {pnn}: {received} of {expected} records {problem}", pnn
             )
 
     async def _push(self, db_id: int, name: str, merge: Merge) -> int:
@@ -163,7 +194,7 @@ class Rebuild:
         for pnn, reply in replies.items():
             stored = _number(U32, reply, "its number of records")
             if stored != total:
-                raise Failed(f"DB_PUSH_CONFIRM of {name!r} on node {pnn}: {stored} of {total} records")
+                raise Failed(f"DB_PUSH_CONFIRM of {name!r} on node {pnn}: {stored} of {total} records", pnn)
         return total
 
     async def _settle_messages(self) -> None:

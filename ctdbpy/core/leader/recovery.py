@@ -46,7 +46,7 @@ class Recovery:
         nodes = state.active()
         copies = await self._generations(nodes)
         generation = self._next_generation(seen, copies)
-        rebuild = Rebuild(state, self._runner, self._routing, nodes, generation)
+        rebuild = Rebuild(state, self._runner, self._routing, nodes, generation, copies)
         try:
             await rebuild.all(nodes, Control.SET_RECMODE, U32.pack(RecoveryMode.ACTIVE))
             await rebuild.all(nodes, Control.START_RECOVERY)
