@@ -27,6 +27,7 @@ from ctdbpy.wire.constants import (
     NodeFlag,
     RecoveryMode,
     RunState,
+    flag_names,
 )
 from ctdbpy.wire.records import jenkins_hash
 from ctdbpy.wire.structures import Connection, Timeval
@@ -393,20 +394,3 @@ class State:
         """After so long without a heartbeat a node is silent, and surely has no lease any more."""
         # A little longer than the guard's limit, for its ticks and for messages under way.
         return self.tunables.heartbeat_interval * self.tunables.heartbeat_limit / 1000 + 0.02
-
-
-def flag_names(flags: NodeFlag) -> str:
-    """Flags as the `ctdb` tool prints them: `OK` or names joined by `|`."""
-    names = [
-        name
-        for name, flag in (
-            ("DISCONNECTED", NodeFlag.DISCONNECTED),
-            ("DISABLED", NodeFlag.PERMANENTLY_DISABLED),
-            ("BANNED", NodeFlag.BANNED),
-            ("UNHEALTHY", NodeFlag.UNHEALTHY),
-            ("DELETED", NodeFlag.DELETED),
-            ("STOPPED", NodeFlag.STOPPED),
-        )
-        if flags & flag
-    ]
-    return "|".join(names) or "OK"

@@ -61,6 +61,23 @@ class NodeFlag(IntFlag):
     INACTIVE = DISCONNECTED | BANNED | DELETED | STOPPED
 
 
+def flag_names(flags: NodeFlag) -> str:
+    """Flags as the `ctdb` tool prints them: `OK` or names joined by `|`."""
+    names = [
+        name
+        for name, flag in (
+            ("DISCONNECTED", NodeFlag.DISCONNECTED),
+            ("DISABLED", NodeFlag.PERMANENTLY_DISABLED),
+            ("BANNED", NodeFlag.BANNED),
+            ("UNHEALTHY", NodeFlag.UNHEALTHY),
+            ("DELETED", NodeFlag.DELETED),
+            ("STOPPED", NodeFlag.STOPPED),
+        )
+        if flags & flag
+    ]
+    return "|".join(names) or "OK"
+
+
 class RecordFlag(IntFlag):
     """Flags in a record's header; the two PERSISTENT ones mean something to Samba's newer clients only."""
 

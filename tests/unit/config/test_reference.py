@@ -49,7 +49,7 @@ def test_the_program_prints_the_document_it_is_asked_for() -> None:
 
 
 @pytest.mark.skipif(shutil.which("man") is None, reason="man is not installed")
-@pytest.mark.parametrize("page", ["ctdbpy.conf.5", "ctdbpyd.8"])
+@pytest.mark.parametrize("page", ["ctdbpy.conf.5", "ctdbpyd.8", "ctdbctl.8"])
 def test_man_shows_the_page_without_a_complaint(page: str) -> None:
     shown = subprocess.run(
         ["man", "--warnings", "-P", "cat", "-l", str(DOCS / "man" / page)],
