@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ctdbpy.core import messages
 from ctdbpy.core.controls import RAW, TABLE
-from ctdbpy.core.effects import Announce, Disconnect, Effect, LogLevel
+from ctdbpy.core.effects import Announce, Disconnect, Effect, Exit, LogLevel, TellAdministrator
 from ctdbpy.core.inputs import (
     ClientBehind,
     ClientConnected,
@@ -62,6 +62,9 @@ class Node:
     def __init__(self, config: NodeConfig, records: Records, entropy: Entropy) -> None:
         self.state = State(config, records, entropy)
         self.rooms = Rooms(self.state)
+        self._has_started = False
+        #: Links and elections have begun; before, rooms have nothing to say to each other.
+        self._has_joined = False
 
     @property
     def deadline_s(self) -> float | None:
@@ -72,7 +75,7 @@ class Node:
         """Take one input; what is due by now is done first."""
         state = self.state
         state.now_s = now_s
-        if state.runstate is not RunState.INIT:
+        if self._has_started:
             self.rooms.wake(now_s)
             self._settle()
         self._take(happened)
@@ -161,7 +164,7 @@ class Node:
         state, rooms = self.state, self.rooms
         config = state.config
         state.started_s = state.now_s
-        state.runstate = RunState.SETUP
+        self._has_started = True
         state.log(
             LogLevel.NOTICE,
             f"node {state.pnn} of {len(config.nodes)} starts, pid {config.pid}, "
@@ -171,15 +174,38 @@ class Node:
         state.records.set_nodes(tuple(int(node.flags) for node in state.nodes))
         state.records.set_recovery(True)
         state.set_map(state.generation, state.lmasters)
+        rooms.runner.spawn("come up", self._come_up())
+
+    async def _come_up(self) -> None:
+        """Scripts look at the files, then at the node, before any other node hears of it."""
+        state, rooms = self.state, self.rooms
+        if not await self._passes("init"):
+            return
+        state.runstate = RunState.SETUP
         rooms.attaches.attach_found()
         messages.listen(rooms)
         rooms.traverses.begin()
         rooms.statistician.begin()
         rooms.accounts.begin()
+        if not await self._passes("setup"):
+            return
         rooms.links.begin()
         rooms.election.begin()
+        self._has_joined = True
         state.runstate = RunState.FIRST_RECOVERY
         state.emit(Announce("first recovery", True))
+
+    async def _passes(self, event: str) -> bool:
+        """Run an event without which the node cannot be; False if it ends."""
+        state = self.state
+        result = await self.rooms.events.run(event)
+        if state.runstate is RunState.SHUTDOWN:
+            return False
+        if not result.is_good:
+            state.emit(Exit(1, f"cannot start: {result.text}"))
+            return False
+        state.emit(TellAdministrator(event))
+        return True
 
     def _client_gone(self, client_id: int) -> None:
         client = self.state.clients.pop(client_id, None)
@@ -209,13 +235,14 @@ class Node:
 
     def _settle(self) -> None:
         """Serve, run and look at facts until nothing moves any more."""
-        if self.state.runstate is RunState.INIT:
+        if not self._has_started:
             return
         inbox, runner = self.rooms.routing.inbox, self.rooms.runner
         for _ in range(_ROUNDS_MAX):
             self._serve_all()
             before = len(self.state.effects)
-            self.rooms.settle()
+            if self._has_joined:
+                self.rooms.settle()
             if not (inbox or runner.has_ready) and len(self.state.effects) == before:
                 return
         raise AssertionError("the rooms do not come to rest")

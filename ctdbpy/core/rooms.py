@@ -8,6 +8,7 @@ from typing import Protocol
 
 from ctdbpy.core.effects import Announce, Exit, LogLevel
 from ctdbpy.core.events.events import Events
+from ctdbpy.core.events.health import Health
 from ctdbpy.core.failover.takeovers import Takeovers
 from ctdbpy.core.jobs import Jobs
 from ctdbpy.core.leader.cluster_lock import ClusterLock
@@ -54,6 +55,7 @@ class Rooms:
         self.events = Events(state)
         self.links = Links(state, self.routing)
         self.flags = Flags(state, self.routing)
+        self.health = Health(state, self.runner, self.routing, self.events, self.flags.change_own)
         self.accounts = Accounts(state)
         self.bans = Bans(state, self.routing, self.accounts)
         self.freezes = Freezes(state, self.runner, self.jobs)
@@ -75,6 +77,7 @@ class Rooms:
             self.routing,
             self.links,
             self.flags,
+            self.health,
             self.standing,
             self.cluster_lock,
             self.election,
@@ -113,6 +116,7 @@ class Rooms:
         self.watch.settle()
         self.attaches.settle()
         self.commits.settle()
+        self.health.settle()
         self.takeovers.settle()
         self.vacuum.settle()
         self.bans.settle()
@@ -138,7 +142,16 @@ class Rooms:
         state.runstate = RunState.SHUTDOWN
         state.emit(Announce("shutting down", False))
         self.election.resign("it shuts down")
-        state.emit(Exit(0, reason))
+        for name in ("init", "setup", "startup"):
+            # What only brings the node up need not be waited for any more.
+            self.events.stop(name)
+        self.runner.spawn("shut down", self._shut_down(reason))
+
+    async def _shut_down(self, reason: str) -> None:
+        result = await self.events.run("shutdown")
+        if not result.is_good:
+            self.state.log(LogLevel.ERROR, result.text)
+        self.state.emit(Exit(0, reason))
 
     def _deadlines(self) -> Iterator[float]:
         for machine in (self.runner, *self._machines):

@@ -6,6 +6,7 @@ from __future__ import annotations
 from ctdbpy.core.controls.handlers import Handler, of_client
 from ctdbpy.core.requests import OK, Reply, Request, refuse
 from ctdbpy.core.rooms import Rooms
+from ctdbpy.wire.constants import RunState
 from ctdbpy.wire.controls import Control
 from ctdbpy.wire.srvids import SRVID_IPREALLOCATED, SRVID_START_IPREALLOCATE
 from ctdbpy.wire.structures import (
@@ -62,12 +63,20 @@ def _reload_ips(_rooms: Rooms, _request: Request, _value: None) -> Reply:
     return refuse("cannot reload public addresses: public addresses are not supported yet")
 
 
-def _start_reallocate(rooms: Rooms, _request: Request, _value: None) -> Reply:
+async def _start_reallocate(rooms: Rooms, _request: Request, _value: None) -> Reply:
+    """Addresses are about to move; only a node that has come up has anything to get ready."""
+    if rooms.state.runstate >= RunState.RUNNING:
+        result = await rooms.events.run("startipreallocate")
+        if not result.is_good:
+            return refuse(result.text)
     rooms.state.send_message(rooms.state.pnn, SRVID_START_IPREALLOCATE, b"")
     return OK
 
 
-def _reallocated(rooms: Rooms, _request: Request, _value: None) -> Reply:
+async def _reallocated(rooms: Rooms, _request: Request, _value: None) -> Reply:
+    result = await rooms.events.run("ipreallocated")
+    if not result.is_good:
+        return refuse(result.text)
     rooms.state.send_message(rooms.state.pnn, SRVID_IPREALLOCATED, b"")
     return OK
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 
 from ctdbpy.core.controls.handlers import Handler
 from ctdbpy.core.effects import Announce, LogLevel
+from ctdbpy.core.events.events import EventResult
+from ctdbpy.core.procedures import Promise
 from ctdbpy.core.requests import OK, Reply, Request, refuse
 from ctdbpy.core.rooms import Rooms
 from ctdbpy.core.state import NOBODY
 from ctdbpy.wire.codecs import U32
-from ctdbpy.wire.constants import BROADCAST_CONNECTED, Capability, NodeFlag, RecoveryMode, RunState
+from ctdbpy.wire.constants import Capability, RecoveryMode, RunState
 from ctdbpy.wire.controls import Control, encode_reply
 from ctdbpy.wire.structures import Uptime, VnnMap
+
+#: Longer than scripts that do their work take, and much shorter than clients like to wait.
+RECOVERY_WAIT_S = 0.3
 
 
 def _pnn(rooms: Rooms, _request: Request, _value: None) -> Reply:
@@ -93,27 +98,39 @@ def _leader_name(leader: int) -> str:
     return "nobody" if leader == NOBODY else f"node {leader}"
 
 
-def _start_recovery(rooms: Rooms, _request: Request, _value: None) -> Reply:
+async def _start_recovery(rooms: Rooms, _request: Request, _value: None) -> Reply:
     rooms.state.recovery_started_s = rooms.state.now_s
-    return OK
+    return _verdict(await _run_briefly(rooms, "startrecovery"))
 
 
-def _end_recovery(rooms: Rooms, _request: Request, _value: None) -> Reply:
+async def _end_recovery(rooms: Rooms, _request: Request, _value: None) -> Reply:
     """The cluster is consistent; a node that was starting serves from now on."""
     state = rooms.state
     state.recovery_ended_s = state.now_s
     state.recoveries += 1
     state.recovery_wanted = ""
+    if not state.is_recovering:
+        result = await _run_briefly(rooms, "recovered")
+        if not result.is_good:
+            return _verdict(result)
     if state.runstate is RunState.FIRST_RECOVERY:
-        state.runstate = RunState.RUNNING
-        state.log(LogLevel.NOTICE, "runstate RUNNING")
-        state.emit(Announce("running", True))
-        rooms.flags.change_own(
-            NodeFlag(0), NodeFlag.UNHEALTHY, "first recovery done, no event script says otherwise"
-        )
-        rooms.routing.tell(BROADCAST_CONNECTED, Control.STARTUP, others_only=True)
+        state.runstate = RunState.STARTUP
+        state.log(LogLevel.NOTICE, "runstate STARTUP")
+        state.emit(Announce("starting", True))
     rooms.takeovers.wanted = True
     return OK
+
+
+def _run_briefly(rooms: Rooms, event: str) -> Promise[EventResult]:
+    """Run an event whose scripts may stop a recovery, if they say so soon: everybody waits for them.
+
+    Events after it wait for it as ever.
+    """
+    return rooms.runner.limit(rooms.events.run(event), RECOVERY_WAIT_S, EventResult(0))
+
+
+def _verdict(result: EventResult) -> Reply:
+    return OK if result.is_good else refuse(result.text)
 
 
 def _uptime(rooms: Rooms, _request: Request, _value: None) -> Reply:

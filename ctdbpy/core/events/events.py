@@ -100,6 +100,8 @@ class Events:
         if result.timed_out and EVENTS[name].forgives_timeout:
             self._state.log(LogLevel.ERROR, f"{ended.text}; the node goes on without it")
             result = EventResult(0)
+        if promise.done and not result.is_good:
+            self._state.log(LogLevel.ERROR, f"{result.text}; the node has gone on without it")
         promise.resolve(result)
 
     @property

@@ -79,7 +79,7 @@ class Takeovers:
             state.is_recovering
             or self.are_disabled
             or self._retry_s is not None
-            or state.runstate < RunState.RUNNING
+            or state.runstate < RunState.STARTUP
         ):
             return
         self._busy = True

@@ -55,7 +55,7 @@ class Flags:
         flags = NodeFlag(change.new_flags & _KNOWN & ~NodeFlag.DISCONNECTED)
         says = "it says so itself" if source == change.pnn else f"node {source} says so"
         changed = state.set_flags(change.pnn, flags, says)
-        if changed and not flags and state.runstate <= RunState.STARTUP:
+        if changed and not flags and state.runstate < RunState.STARTUP:
             state.want_recovery(f"node {change.pnn} became healthy while this node starts")
         return True
 

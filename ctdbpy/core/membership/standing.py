@@ -50,7 +50,7 @@ class Standing:
     def suspend(self, reason: str) -> None:
         """Stand still until a recovery; the first reason is kept."""
         state = self._state
-        if state.suspended or state.is_inactive or state.runstate is not RunState.RUNNING:
+        if state.suspended or state.is_inactive or state.runstate < RunState.STARTUP:
             return
         state.suspended = reason
         self.stopped = True

@@ -52,7 +52,7 @@ def test_every_node_knows_who_banned_a_node_and_for_how_long(asked: int) -> None
     text = "banned for 60 s: asked for by process 4711 (uid 0) on node 0"
     assert why(cluster, asked, 2) == [(NodeFlag.BANNED, 2, text)]
     assert why(cluster, asked, 1) == [
-        (NodeFlag(0), 1, "first recovery done, no event script says otherwise"),
+        (NodeFlag(0), 1, "no event script says otherwise"),
     ]
 
 
