@@ -11,7 +11,9 @@ from ctdbpy.wire.controls import Control
 from ctdbpy.wire.structures import DbGeneration, DbGenerations
 
 
-def _generations(rooms: Rooms, _request: Request, _value: None) -> Reply:
+async def _generations(rooms: Rooms, _request: Request, _value: None) -> Reply:
+    # A commit under way decides which generation a copy is of.
+    await rooms.freezes.finish_commits()
     databases = rooms.state.databases.values()
     entries = (DbGeneration(each.db_id, each.generation) for each in databases)
     return Reply(data=DbGenerations(tuple(entries)).pack())

@@ -49,6 +49,8 @@ class Freezes:
         #: Freezes and thaws under way, by database.
         self._changes: dict[int, Procedure[Reply]] = {}
         self._pushes: dict[int, _Push] = {}
+        #: Commits under way, by database.
+        self._commits: dict[int, Promise[Outcome]] = {}
 
     # -- freeze and thaw ------------------------------------------------------------------------
 
@@ -123,7 +125,10 @@ class Freezes:
         reason = self._cannot(database, transaction)
         if reason:
             return refuse(f"cannot commit on {database.name!r}: {reason}")
-        outcome = await self._do(JobKind.COMMIT, database)
+        job = self._jobs.start(JobKind.COMMIT, database.db_id, session=database.session)
+        self._commits[database.db_id] = job.ended
+        outcome = await job.ended
+        self._commits.pop(database.db_id, None)
         database.transaction = None
         if not outcome.is_good:
             return refuse(f"cannot commit on {database.name!r}: {outcome.error}")
@@ -131,6 +136,11 @@ class Freezes:
         if database.is_persistent and database.unhealthy:
             self._mend(database)
         return OK
+
+    async def finish_commits(self) -> None:
+        """Wait until what a leader has had committed is, though that leader may be gone."""
+        for ended in list(self._commits.values()):
+            await ended
 
     async def cancel(self, database: Database) -> Reply:
         """Drop the transaction's changes."""
