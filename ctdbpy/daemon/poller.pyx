@@ -17,10 +17,12 @@ from libcpp.vector cimport vector
 
 from ctdbpy.errors import HostError
 from ctdbpy.net.kernel cimport (
-    CLOCK_MONOTONIC, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR, EPOLLHUP, EPOLLIN,
+    CLOCK_BOOTTIME, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR, EPOLLHUP, EPOLLIN,
     EPOLLOUT, MSG_DONTWAIT, MSG_NOSIGNAL, clock_gettime, close, epoll_create1, epoll_ctl, epoll_event, epoll_pwait2,
     epoll_wait, recv, sched_yield, send, timespec,
 )
+from ctdbpy.net.lease_page cimport LeasePage, load_lease, store_progress
+from ctdbpy.store.connections cimport UPCALL_LEASE_LOST
 from ctdbpy.store.engine cimport Engine
 from ctdbpy.store.engine_types cimport CONN_CLIENT, CONN_FREE, CONN_LINK_OUT, Conn
 
@@ -43,6 +45,8 @@ cdef enum:
     SPIN_IDLE_US = 20000
     # A processor given away and not had back for so long is wanted by somebody else.
     YIELD_US = 50
+    # An idle loop turns so often, for whoever watches that it does.
+    PROGRESS_US = 200000
     # How often to sleep at once when spinning has not paid, before it is tried again.
     SPIN_REST = 1000
 
@@ -51,7 +55,7 @@ cdef uint64_t INNER = 0xFFFFFFFFFFFFFFFF
 
 cdef inline uint64_t clock_us() noexcept nogil:
     cdef timespec ts
-    clock_gettime(CLOCK_MONOTONIC, &ts)
+    clock_gettime(CLOCK_BOOTTIME, &ts)
     return <uint64_t>ts.tv_sec * 1000000 + <uint64_t>ts.tv_nsec // 1000
 
 
@@ -65,6 +69,12 @@ cdef class Poller:
     cdef cbool interrupted
     cdef uint64_t last_traffic_us
     cdef uint64_t progress
+    # What the guard shares with us, NULL without one.
+    cdef LeasePage *page
+    cdef object page_owner
+    # A lease is wanted; until the guard has said how long it runs, this counts.
+    cdef cbool wants_lease
+    cdef int64_t granted_us
     cdef uint32_t spin_us
     cdef int spin_score
     cdef int spin_rest
@@ -110,6 +120,25 @@ cdef class Poller:
     def turns(self):
         """Turns of the loop so far: whoever watches the daemon sees by it that it lives."""
         return self.progress
+
+    def set_page(self, page):
+        """Look each turn at what the guard writes to this mapping, and show it there that we turn."""
+        cdef char[::1] view = page
+        if <size_t>view.shape[0] < sizeof(LeasePage):
+            raise ValueError("the page shared with the guard is too small")
+        self.page_owner = page
+        self.page = <LeasePage *>&view[0]
+
+    def want_lease(self, bint wanted, int64_t grace_us):
+        """Serve only under a lease; the guard has so long from now to say that there is one."""
+        if wanted and not self.wants_lease:
+            self.granted_us = <int64_t>clock_us() + grace_us
+        self.wants_lease = wanted
+
+    @property
+    def has_lease(self):
+        """Whether the lease, if one is wanted, runs at this moment."""
+        return self.page == NULL or not self.has_expired(<int64_t>clock_us())
 
     def add_client(self, int fd):
         """Take over the descriptor of an accepted client; returns its client_id."""
@@ -182,11 +211,10 @@ cdef class Poller:
         cdef int n
         cdef cbool asked_once = False
         self.inner_ready = False
-        self.engine.now_us = clock_us()
+        self.begin_turn()
         if timeout_us >= 0:
             deadline_us = self.engine.now_us + <uint64_t>timeout_us
         while True:
-            self.progress += 1
             self.engine.advance()
             self.flush()
             if not self.engine.upcalls.empty() or self.inner_ready:
@@ -208,9 +236,11 @@ cdef class Poller:
                     left_us = 0
                 elif left_us < 0 or <int64_t>(due_us - self.engine.now_us) < left_us:
                     left_us = <int64_t>(due_us - self.engine.now_us)
+            if self.page != NULL and (left_us < 0 or left_us > PROGRESS_US):
+                left_us = PROGRESS_US
             n = self.poll(left_us)
             asked_once = True
-            self.engine.now_us = clock_us()
+            self.begin_turn()
             if n < 0:
                 return
             self.handle(n)
@@ -219,6 +249,27 @@ cdef class Poller:
                 self.engine.advance()
                 self.flush()
                 return
+
+    cdef void begin_turn(self) noexcept nogil:
+        """Take the time; before anything is served, see that there still is a lease; then show progress.
+
+        In this order: who sees progress after a stall may take it that the loss of the lease was seen.
+        """
+        self.engine.now_us = clock_us()
+        self.progress += 1
+        if self.page == NULL:
+            return
+        self.engine.expired = self.has_expired(<int64_t>self.engine.now_us)
+        if self.engine.expired and not self.engine.withheld:
+            self.engine.withheld = True
+            self.engine.upcall(UPCALL_LEASE_LOST, 0, 0, NULL, 0)
+        store_progress(self.page, self.progress)
+
+    cdef cbool has_expired(self, int64_t now_us) noexcept nogil:
+        cdef int64_t until_us = load_lease(self.page)
+        if until_us == 0 and self.wants_lease:
+            until_us = self.granted_us
+        return until_us != 0 and now_us >= until_us
 
     cdef int poll(self, int64_t timeout_us) noexcept nogil:
         """Wait for events; with recent traffic look a while without sleeping. -1 when a signal came."""

@@ -20,6 +20,7 @@ from ctdbpy.core.node import Node
 from ctdbpy.daemon import poller as pollers
 from ctdbpy.daemon.cluster_lock import ClusterLocks
 from ctdbpy.daemon.events import EventRunner, Order, Outcome, Run
+from ctdbpy.daemon.guard import Guard
 from ctdbpy.daemon.locks import LockWaiters
 from ctdbpy.daemon.poller import Poller
 from ctdbpy.daemon.records import LocalRecords
@@ -56,6 +57,7 @@ class Pump:
         workers: Workers,
         waiters: LockWaiters,
         cluster_locks: ClusterLocks,
+        guard: Guard,
         health: Health,
         events: EventRunner,
         notifier: Notifier,
@@ -72,6 +74,7 @@ class Pump:
         self._workers = workers
         self._waiters = waiters
         self._cluster_locks = cluster_locks
+        self._guard = guard
         self._health = health
         self._events = events
         self._event_runs: dict[int, Run] = {}
@@ -97,6 +100,7 @@ class Pump:
         self._waiters.start()
         self._workers.start()
         self._cluster_locks.start()
+        self._guard.start()
         self.step(inputs.Started())
 
     def stop_serving(self) -> None:
@@ -109,6 +113,7 @@ class Pump:
         self._waiters.stop()
         self._workers.stop()
         self._cluster_locks.stop()
+        self._guard.stop()
 
     # -- inputs ---------------------------------------------------------------------
 
@@ -206,6 +211,8 @@ class Pump:
                 self.step(inputs.RevokeWanted(number, key, buffer, nodes))
             case upcalls.TRAVERSE_END:
                 self.step(inputs.TraverseEnded(second, number))
+            case upcalls.LEASE_LOST:
+                self._guard.expired()
             case pollers.BEHIND:
                 self.step(inputs.ClientBehind(number, True))
             case pollers.DRAINED:
@@ -261,8 +268,11 @@ class Pump:
                 self._records.close_client(client_id, reason)
             case effects.Connect(pnn, address):
                 self._links.want(pnn, address)
+                self._guard.watch(pnn, address)
             case effects.Disconnect(pnn, reason, forget):
                 self._links.drop(pnn, reason, forget=forget)
+                if forget:
+                    self._guard.unwatch(pnn)
             case effects.StartJob():
                 self._workers.start_job(effect)
             case effects.StopJob(job_id):
@@ -286,7 +296,7 @@ class Pump:
             case effects.TellAdministrator(word):
                 self._events.notify(word)
             case effects.TellGuard():
-                pass
+                self._guard.tell(effect)
             case effects.TakeLock():
                 self._cluster_locks.take(effect)
             case effects.DropLock(attempt):

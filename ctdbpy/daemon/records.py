@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,6 +54,8 @@ class LocalRecords(Engine):
         self.on_detach: list[Callable[[int], None]] = []
         #: Told of SpinUs whenever tunables change.
         self.set_spin: Callable[[int], None] = lambda spin_us: None
+        #: Told of all tunables whenever they change.
+        self.on_tunables: list[Callable[[Mapping[str, int]], None]] = []
         self._reader: Reader | None = None
         self._walks: dict[int, int] = {}
         self.lmasters: tuple[int, ...] = ()
@@ -71,6 +73,8 @@ class LocalRecords(Engine):
             self._layout, hash_size=named["DatabaseHashSize"], max_dead=named["DatabaseMaxDead"]
         )
         self.set_spin(named["SpinUs"])
+        for tell in self.on_tunables:
+            tell(named)
 
     def flags(self, db_id: int) -> DbFlag:
         """Flags of an attached database."""

@@ -33,6 +33,7 @@ from ctdbpy.daemon.cluster_lock import ClusterLocks
 from ctdbpy.daemon.entropy import SystemEntropy
 from ctdbpy.daemon.event_socket import EventSocket
 from ctdbpy.daemon.events import EventRunner, script_environment
+from ctdbpy.daemon.guard import Guard
 from ctdbpy.daemon.locks import LockWaiters
 from ctdbpy.daemon.poller import Poller
 from ctdbpy.daemon.pump import Pump
@@ -48,6 +49,7 @@ from ctdbpy.host.notify import Notifier
 from ctdbpy.host.pidfile import PidFile
 from ctdbpy.host.realtime import lock_memory, raise_priority
 from ctdbpy.host.unix_socket import ListeningSocket
+from ctdbpy.net.datagrams import bind_datagrams
 from ctdbpy.net.links import Links, listen_as_one_of
 from ctdbpy.store.databases import Health, persistent_files
 from ctdbpy.wire.constants import Capability
@@ -207,6 +209,7 @@ class _Start:
         notifier = Notifier.take(os.environ)
         loop.set_exception_handler(on_loop_error)
         tasks = Tasks(on_crash)
+        datagrams = await bind_datagrams(configuration.nodes[self.pnn].address, configuration.port)
         children = Children()
         health = Health(paths.state, self.pnn)
         node = Node(self._node_config(health, loop.time()), records, SystemEntropy())
@@ -220,6 +223,16 @@ class _Start:
             backlog=poller.backlog,
             await_drained=poller.await_drained,
         )
+        guard = Guard(
+            self.pnn,
+            configuration.port,
+            datagrams,
+            poller,
+            children,
+            lambda happened: pump.step(happened),
+            realtime=configuration.settings.realtime_scheduling and not paths.test_mode,
+        )
+        records.on_tunables.append(guard.set_limits)
         waiters = LockWaiters(records, children, log.warning)
         records.on_detach += [workers.forget, waiters.forget]
         cluster_locks = ClusterLocks(
@@ -252,6 +265,7 @@ class _Start:
             workers=workers,
             waiters=waiters,
             cluster_locks=cluster_locks,
+            guard=guard,
             health=health,
             events=events,
             notifier=notifier,
@@ -273,6 +287,7 @@ class _Start:
         tasks.cancel_all()
         for error in await children.end_all(grace_s=0.5):
             log.warning("%s", error)
+        datagrams.close()
         health.close()
         return done.pop().result()
 

@@ -54,17 +54,17 @@ def unlock_memory() -> None:
     ctypes.CDLL(None, use_errno=True).munlockall()
 
 
-def raise_priority() -> Outcome:
+def raise_priority(priority: int = PRIORITY) -> Outcome:
     """Run the calling thread under SCHED_FIFO; threads and children it starts run as ordinary ones."""
     try:
-        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(PRIORITY))
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(priority))
     except OSError as error:
         soft, _hard = resource.getrlimit(resource.RLIMIT_RTPRIO)
-        advice = f"RLIMIT_RTPRIO is {soft}; set LimitRTPRIO={PRIORITY} in the service or run as root"
-        if error.errno == errno.EPERM and soft >= PRIORITY:
+        advice = f"RLIMIT_RTPRIO is {soft}; set LimitRTPRIO={priority} in the service or run as root"
+        if error.errno == errno.EPERM and soft >= priority:
             advice = "the control group has no real-time budget (cpu.rt_runtime_us) or a sandbox forbids it"
         return Outcome(False, f"cannot take real-time priority: {error.strerror} ({advice})")
-    return Outcome(True, f"real-time priority {PRIORITY} taken (SCHED_FIFO)")
+    return Outcome(True, f"real-time priority {priority} taken (SCHED_FIFO)")
 
 
 def _raise_memory_limit() -> int:

@@ -4,9 +4,14 @@
 from __future__ import annotations
 
 import struct
-from typing import Final
+from typing import Final, Literal
 
-Event = tuple[str, int, str, str] | tuple[str, str] | tuple[str] | tuple[str, float]
+Event = (
+    tuple[Literal["seen"], int, str, str]
+    | tuple[Literal["lease_lost"], str]
+    | tuple[Literal["lease_held"]]
+    | tuple[Literal["paused"], float]
+)
 
 NOTICE: Final = struct.Struct("<BBBBIqq10I")
 

@@ -23,6 +23,7 @@ cdef enum UpcallKind:
     UPCALL_TRAVERSE_END = 10
     UPCALL_REVOKE = 11
     UPCALL_LOCK_DROPPED = 12
+    UPCALL_LEASE_LOST = 13
 
 cdef class Connections:
     cdef vector[Conn *] slots

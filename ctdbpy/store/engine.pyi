@@ -19,6 +19,7 @@ KEEPALIVE: Final = 9
 TRAVERSE_END: Final = 10
 REVOKE: Final = 11
 LOCK_DROPPED: Final = 12
+LEASE_LOST: Final = 13
 
 def unpack_revoke(data: bytes) -> tuple[bytes, tuple[int, ...], bytes]: ...
 

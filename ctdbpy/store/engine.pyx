@@ -34,6 +34,7 @@ KEEPALIVE = 9         # pnn, 0, packet
 TRAVERSE_END = 10     # traverse id, pnn
 REVOKE = 11           # db_id, generation, what `unpack_revoke` understands: have copies come back, then `revoked`
 LOCK_DROPPED = 12     # db_id, 0, key: the waiter process is not needed any more
+LEASE_LOST = 13       # 0, 0: no call is executed until a recovery ends with a lease
 
 cdef enum:
     OP_REQ_CONTROL = 7

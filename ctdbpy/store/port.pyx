@@ -16,6 +16,7 @@ from libcpp.string cimport string
 from libcpp.vector cimport vector
 
 from ctdbpy.errors import StoreError
+from ctdbpy.store.connections cimport UPCALL_LEASE_LOST
 from ctdbpy.store.engine_types cimport Counters, Db, DbStats, Header, Latency
 from ctdbpy.store.libtdb cimport (
     tdb_enable_seqnum, tdb_get_flags, tdb_get_seqnum, tdb_increment_seqnum_nonblock,
@@ -115,10 +116,18 @@ cdef class RecordsPort(Ownership):
                 self.relief_pindown_us = value
 
     def set_recovery(self, cbool active):
-        """Recovery mode; while active no call is executed."""
-        cdef cbool ended = self.recovering and not active
+        """Recovery mode; while active no call is executed.
+
+        Its end also ends what the loss of the lease began, unless there is none now: that is told again.
+        """
+        cdef cbool ended = (self.recovering or self.withheld) and not active
         self.recovering = active
-        if ended:
+        if not ended:
+            return
+        self.withheld = self.expired
+        if self.withheld:
+            self.upcall(UPCALL_LEASE_LOST, 0, 0, NULL, 0)
+        else:
             self.unpark_all()
 
     cdef unpark_all(self):

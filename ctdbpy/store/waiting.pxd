@@ -25,6 +25,9 @@ cdef class Waiting(Relief):
     cdef size_t node_waiting_bytes           # what keeping packets of nodes takes
     cdef uint64_t complained_us
     cdef cbool recovering
+    # The lease of this node has run out, as its loop saw last; and no call is executed since it did.
+    cdef cbool expired
+    cdef cbool withheld
     cdef cbool inactive
 
     cdef cbool not_serving(self, Db *db) noexcept nogil

@@ -42,7 +42,7 @@ cdef class Waiting(Relief):
 
     cdef cbool not_serving(self, Db *db) noexcept nogil:
         """While a database is frozen or not recovered yet, packets for it are parked until it thaws."""
-        return self.recovering or db.frozen or db.generation != self.generation
+        return self.recovering or self.withheld or db.frozen or db.generation != self.generation
 
     # -- queues --------------------------------------------------------------
 

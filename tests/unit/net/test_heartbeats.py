@@ -113,11 +113,7 @@ class Net:
             self.watch()
 
     def sights(self, pnn: int, other: int) -> list[str]:
-        return [
-            event[2]
-            for event in self.events[pnn]
-            if len(event) == 4 and event[0] == "seen" and event[1] == other
-        ]
+        return [event[2] for event in self.events[pnn] if len(event) == 4 and event[1] == other]
 
     def kinds(self, pnn: int) -> list[str]:
         return [event[0] for event in self.events[pnn]]
