@@ -143,7 +143,7 @@ class ScriptsRun:
 
     async def _run_one(self, script: Script, arguments: Sequence[str], until_s: float) -> tuple[int, bytes]:
         if not script.is_enabled:
-            return -errno.ENOEXEC, b""
+            return _not_enabled(script.path), b""
         try:
             child = self._children.spawn(
                 [str(script.path), *arguments], environ=self._environ, collect_output=True
@@ -159,7 +159,7 @@ class ScriptsRun:
         except asyncio.CancelledError:
             child.kill()
             raise
-        return _result(exit_), exit_.output
+        return _result(exit_)
 
 
 def _is_enabled(path: Path) -> bool:
@@ -173,17 +173,22 @@ def _is_enabled(path: Path) -> bool:
 def _not_started(path: Path, error: HostError) -> int:
     if isinstance(error.__cause__, OSError) and error.__cause__.errno:
         return -error.__cause__.errno
-    return -errno.ENOEXEC if os.path.lexists(path) else -errno.ENOENT
+    return _not_enabled(path)
 
 
-def _result(exit_: Exit) -> int:
-    """Upstream's result of a script that has ended, whatever its exit status was meant to say."""
+def _not_enabled(path: Path) -> int:
+    """A file that may not be run is left out; one that is not there, or a link to nowhere, is a mistake."""
+    return -errno.ENOEXEC if path.exists() else -errno.ENOENT
+
+
+def _result(exit_: Exit) -> tuple[int, bytes]:
+    """Upstream's result of a script that has ended, whatever its exit status was meant to say; its output."""
     if exit_.status is None:
-        return -errno.EINTR
-    # The program that runs the script could not: the script names an interpreter that is not there, perhaps.
+        return -errno.EINTR, exit_.output
     if exit_.status in (126, 127) and exit_.output.startswith(b"setpriv: "):
-        return -errno.ENOENT if exit_.status == 127 else -errno.ENOEXEC
+        # What runs the script could not: the script names an interpreter that is not there, perhaps.
+        return -errno.ENOENT if exit_.status == 127 else -errno.ENOEXEC, b""
     if not _FIRST_ERRNO <= exit_.status <= _LAST_ERRNO:
-        return exit_.status
+        return exit_.status, exit_.output
     number = exit_.status - _FIRST_ERRNO
-    return -errno.ENOEXEC if number == errno.EACCES else -number
+    return -errno.ENOEXEC if number == errno.EACCES else -number, exit_.output

@@ -129,6 +129,13 @@ def test_a_script_without_its_interpreter_cannot_be_run(tmp_path: Path) -> None:
     summary, ends = run(tmp_path, "monitor")
     assert (summary, ends[0].result) == (-errno.ENOENT, -errno.ENOENT)
     assert "No such file" in str(ends[0])
+    assert ends[0].output == b""
+
+
+def test_a_link_to_nowhere_is_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "10.a.script").symlink_to(tmp_path / "nowhere")
+    summary, ends = run(tmp_path, "monitor")
+    assert (summary, results(ends)) == (-errno.ENOENT, [("10.a", -errno.ENOENT)])
 
 
 def test_time_is_for_all_scripts_together_and_what_hung_still_runs(tmp_path: Path) -> None:
