@@ -25,12 +25,17 @@ class Pair:
 
 
 @contextlib.contextmanager
-def pair_of(nodes: int = 1, options: Mapping[str, str] | None = None) -> Iterator[Pair]:
-    """Both flavours, started side by side and healthy; `options` are for smb.conf."""
+def pair_of(
+    nodes: int = 1, options: Mapping[str, str] | None = None, *, events: bool = False
+) -> Iterator[Pair]:
+    """Both flavours, started side by side and healthy; `options` are for smb.conf.
+
+    With `events`, the event scripts that Debian enables run.
+    """
     with contextlib.ExitStack() as stack:
         stands = []
         for flavour in ("debian", OUR_FLAVOUR):
-            stand = Stand(flavour, nodes, options=options)
+            stand = Stand(flavour, nodes, options=options, events=events)
             stand.begin()
             stack.callback(stand.end)
             stands.append(stand)

@@ -53,10 +53,11 @@ class Stand:
         *,
         tunables: Mapping[str, int] | None = None,
         options: Mapping[str, str] | None = None,
+        events: bool = False,
     ) -> None:
         self.flavour = flavour
         self.lab = Lab(nodes=nodes, clients=1)
-        self.cluster = Cluster(self.lab, flavour, tunables={**TUNABLES, **(tunables or {})})
+        self.cluster = Cluster(self.lab, flavour, events=events, tunables={**TUNABLES, **(tunables or {})})
         self.samba = Samba(self.lab, options=options)
         self._serves = False
 

@@ -152,3 +152,31 @@ def test_a_node_is_as_well_as_its_scripts_say(event_pair: Pair) -> None:
         stand.converse(["rm /tmp/sick"])
         wait_until("the node is healthy", lambda: status() == 0, timeout_s=40)
         stand.converse([f"rm {_LEGACY}/50.service.script", "ctdb setvar MonitorInterval 15"])
+
+
+DEBIANS = [
+    *(f"ctdb scriptstatus {event}" for event in ("init", "setup", "startup", "monitor", "ipreallocated")),
+    "ctdb attach ctdb.tdb persistent",
+    "ctdb getdbstatus ctdb.tdb",
+    "ctdb event script list legacy",
+    "ctdb event script disable legacy 05.system",
+    "ctdb event script enable legacy 06.nfs",
+    "ctdb event script list legacy",
+    "ctdb event run 30 legacy monitor",
+    "ctdb scriptstatus",
+    "ctdb event script disable legacy 06.nfs",
+    "ctdb event script enable legacy 05.system",
+    "ls /var/lib/ctdb/scripts",
+]
+
+
+def test_the_scripts_that_debian_enables_run() -> None:
+    with pair_of(events=True) as both:
+        ours, debians = (_masked(stand.converse(DEBIANS)) for stand in (both.ours, both.debian))
+        check_same(ours, debians)
+        for stand in (both.ours, both.debian):
+            pid = stand.cluster.pid("n0")
+            stand.converse([_script("50.service", 'echo "$1" >>/tmp/heard; [ "$1" != shutdown ] || exit 1')])
+            stand.cluster.tool("n0", "shutdown")
+            stand.cluster.wait_gone("n0", pid)
+            assert stand.lab.path("n0", "/tmp/heard").read_text().splitlines()[-1] == "shutdown"
