@@ -42,6 +42,34 @@ TALK = [
     "ctdb runstate -n 1",
 ]
 
+BANS = [
+    "ctdb ban",
+    "ctdb ban 0",
+    "ctdb ban soon",
+    "ctdb -n 7 ban 60",
+    "ctdb unban",
+    "ctdb -n 1 ban 300",
+    "ctdb nodestatus all",
+    "ctdb -X nodestatus 1",
+    "ctdb -n 1 nodestatus",
+    "ctdb -n 1 ban 200",
+    "ctdb -n 1 nodestatus",
+    "ctdb -n 1 unban",
+    "ctdb nodestatus all",
+    "ctdb -n 1 unban",
+    "ctdb -n 1 stop",
+    "ctdb -n 1 ban 300",
+    "ctdb nodestatus all",
+    "ctdb -n 1 continue",
+    "ctdb nodestatus all",
+    "ctdb -n 1 unban",
+    "ctdb nodestatus all",
+    "ctdb setvar EnableBans 0",
+    "timeout 3 ctdb ban 60",
+    "ctdb nodestatus all",
+    "ctdb setvar EnableBans 1",
+]
+
 
 @pytest.fixture(scope="module")
 def trio() -> Iterator[Pair]:
@@ -59,6 +87,13 @@ def test_the_tool_says_the_same_about_three_nodes(trio: Pair) -> None:
         # Which node leads is chance.
         ours, debians = (re.sub(r"(?<=^Leader:)[0-2]$", "<node>", each, flags=re.MULTILINE) for each in said)
         check_same(ours, debians)
+
+
+def test_the_tool_bans_and_lets_in_again_alike(trio: Pair) -> None:
+    ours, debians = (masked(stand.converse(BANS, "n0")) for stand in (trio.ours, trio.debian))
+    check_same(ours, debians)
+    for stand in (trio.ours, trio.debian):
+        stand.cluster.wait_healthy()
 
 
 def test_a_commit_on_one_node_is_read_on_all(trio: Pair) -> None:
