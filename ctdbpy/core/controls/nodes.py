@@ -48,11 +48,12 @@ def _set_ban(rooms: Rooms, request: Request, wanted: BanState) -> Reply:
     if wanted.pnn != rooms.state.pnn:
         return refuse(f"cannot ban node {wanted.pnn}: this is node {rooms.state.pnn}")
     state = rooms.state
+    why = rooms.accounts.asked_by(request)
     by_daemon = request.client is None and not request.control.client_id
     if by_daemon and request.pnn not in (state.leader, state.pnn):
         # Two nodes that both think they lead would ban each other.
         return refuse(f"cannot be banned by node {request.pnn}: it does not lead node {state.pnn}")
-    rooms.flags.ban(wanted.time_s, rooms.accounts.asked_by(request))
+    rooms.flags.ban(wanted.time_s, why)
     return OK
 
 

@@ -62,21 +62,25 @@ class Flags:
     # -- bans -----------------------------------------------------------------------------------
 
     def ban(self, seconds: int, reason: str) -> None:
-        """Keep this node out for so long; 0 lets it in again."""
+        """Keep this node out for so long; 0 lets it in again. With EnableBans 0 a ban under way stays."""
         state = self._state
-        self._ban = None
-        self._ban_over_s = None
         if seconds == 0:
+            self._ban = None
+            self._ban_over_s = None
             self.change_own(NodeFlag(0), NodeFlag.BANNED, f"not banned any more: {reason}")
         elif not state.tunables.enable_bans:
             state.log(LogLevel.WARNING, f"not banned, as EnableBans is 0: {reason}")
         else:
-            self._ban = BanState(state.pnn, seconds)
-            self._ban_over_s = state.now_s + seconds
-            reason = f"banned for {seconds} s: {reason}"
-            if not self.change_own(NodeFlag.BANNED, NodeFlag(0), reason):
-                state.log(LogLevel.NOTICE, reason)
-                state.story.renew(state.wall_us, "ban", state.pnn, NodeFlag.BANNED, state.own.flags, reason)
+            self._keep_out(seconds, reason)
+
+    def _keep_out(self, seconds: int, reason: str) -> None:
+        state = self._state
+        self._ban = BanState(state.pnn, seconds)
+        self._ban_over_s = state.now_s + seconds
+        reason = f"banned for {seconds} s: {reason}"
+        if not self.change_own(NodeFlag.BANNED, NodeFlag(0), reason):
+            state.log(LogLevel.NOTICE, reason)
+            state.story.renew(state.wall_us, "ban", state.pnn, NodeFlag.BANNED, state.own.flags, reason)
 
     @property
     def ban_state(self) -> BanState:
@@ -94,7 +98,7 @@ class Flags:
             return
         if any(not database.is_frozen for database in self._state.databases.values()):
             self.left = True
-            self.ban(
+            self._keep_out(
                 self._state.tunables.recovery_ban_period, "the ban is over but not all databases are frozen"
             )
         else:

@@ -281,3 +281,42 @@ def test_a_banned_node_that_starts_anew_is_not_banned_any_more() -> None:
     cluster.restart(1)
     cluster.advance(10)
     assert settled(cluster) == [NodeFlag(0)] * 3
+
+
+def test_when_all_are_banned_all_come_back() -> None:
+    cluster = running()
+    for pnn in range(3):
+        cluster.ask(pnn, Control.SET_BAN_STATE, BanState(pnn, 20).pack())
+    cluster.advance(5)
+    assert [harness.node.state.own.flags for harness in cluster.nodes] == [BANNED] * 3
+    cluster.advance(40)
+    assert settled(cluster) == [NodeFlag(0)] * 3
+    leader(cluster)
+
+
+@pytest.mark.parametrize("all_frozen", [True, False])
+def test_a_ban_under_way_ends_although_bans_are_off_by_now(all_frozen: bool) -> None:
+    harness = Harness()
+    harness.attach("locking.tdb")
+    harness.hold_jobs = not all_frozen
+    harness.ask(Control.SET_BAN_STATE, BanState(0, 60).pack())
+    state = harness.node.state
+    state.tunables = state.tunables.replaced("EnableBans", 0)
+    harness.ask(Control.SET_BAN_STATE, BanState(0, 1000).pack())
+    assert harness.ask(Control.GET_BAN_STATE).data == BanState(0, 60).pack()
+    harness.advance(61)
+    assert bool(state.own.flags & BANNED) is not all_frozen
+    harness.release_jobs()
+    harness.advance(300)
+    assert not state.own.flags
+
+
+def test_a_refused_order_explains_no_later_one() -> None:
+    cluster = running()
+    target = cluster.nodes[(leader(cluster) + 1) % 3]
+    outsider = cluster.nodes[(leader(cluster) + 2) % 3]
+    outsider.node.rooms.bans.order(target.config.pnn, 60, "it thinks it leads")
+    cluster.advance(0.1)
+    assert not target.node.state.is_inactive
+    by_daemon(target, outsider.config.pnn, 60, client_id=9)
+    assert why_banned(cluster, 0, target.config.pnn).endswith(f"asked for by node {outsider.config.pnn}")
