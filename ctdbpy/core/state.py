@@ -196,6 +196,8 @@ class State:
         #: When this node last saw the end of a leader's time: leases of that leader's ran until then.
         self.leader_lost_s = 0.0
         self.last_leader = NOBODY
+        #: `leader` is only who may become it: claims are compared, or the cluster lock is not had yet.
+        self.is_electing = False
         #: Enough nodes confirm that they hear this one (`inputs.LeaseHeld`); true where none need to.
         self.has_lease = False
         #: The map was set in the recovery under way: it says who takes part.

@@ -27,6 +27,9 @@ CHECK_TIMEOUT_S: Final = 5.0
 #: And the end of a recovery waits for it no longer than this; what it finds later still counts.
 CHECK_WAIT_S: Final = 0.1
 
+#: What goes wrong in the same way again is said again so much later.
+SAY_AGAIN_S: Final = 60.0
+
 OnAnswer = Callable[[LockOutcome, str], None]
 
 
@@ -69,6 +72,7 @@ class ClusterLock:
         self._began_s = 0.0
         self._waiting: list[OnAnswer] = []
         self._check: _Check | None = None
+        self._said = ("", 0.0)
         #: What the look of the present recovery found, until somebody has asked.
         self._found: str | None = None
 
@@ -220,19 +224,27 @@ class ClusterLock:
         match answer.outcome:
             case LockOutcome.HELD:
                 self._hold = Hold.HELD
+                self._said = ("", 0.0)
                 self.on_latency(took_s)
                 state.log(LogLevel.NOTICE, f"{self._name} is held, {took_s:.3f} s after it was asked for")
                 if took_s * 1000 > state.tunables.reclock_latency_ms:
                     state.log(LogLevel.WARNING, f"{self._name} is slow: {took_s:.3f} s until it was held")
             case LockOutcome.CONTENDED:
                 self._hold = Hold.IDLE
-                state.log(LogLevel.INFO, f"{self._name} is held elsewhere")
+                self._say(LogLevel.INFO, f"{self._name} is held elsewhere")
             case LockOutcome.TIMEOUT | LockOutcome.ERROR:
                 self._hold = Hold.IDLE
-                state.log(LogLevel.ERROR, f"cannot take {self._name}: {answer.text or 'it does not say why'}")
+                self._say(LogLevel.ERROR, f"cannot take {self._name}: {answer.text or 'it does not say why'}")
         waiting, self._waiting = self._waiting, []
         for on_answer in waiting:
             on_answer(answer.outcome, answer.text)
+
+    def _say(self, level: LogLevel, text: str) -> None:
+        """Log what comes again with every attempt, now and then."""
+        said, again_s = self._said
+        if text != said or self._state.now_s >= again_s:
+            self._said = (text, self._state.now_s + SAY_AGAIN_S)
+            self._state.log(level, text)
 
     def _checked(self, check: _Check, answer: LockAnswered) -> None:
         state = self._state

@@ -36,6 +36,8 @@ SHORT_WAIT_S: Final = 0.2
 HEARSAY_S: Final = 1.0
 #: Waits between attempts to take the cluster lock; the last one repeats.
 LOCK_WAITS_S: Final = (0.05, 0.1, 0.2, 0.4, 0.8)
+#: A node whose file system denies it the lock, held elsewhere or not, lets the others try for so long.
+YIELD_S: Final = 2.0
 #: Priority time of a node that may not lead: later than any other.
 NEVER: Final = Timeval(0x7FFFFFFF, 0)
 
@@ -57,6 +59,7 @@ class Election:
         self._is_taking = False
         self._take_again_s: float | None = None
         self._refusals = 0
+        self._yields_until_s = 0.0
         self._could_lead = False
         self._said = ""
 
@@ -204,6 +207,7 @@ class Election:
                 self._take_lead()
         elif state.leader == NOBODY and not self.in_progress and self._silence_s is None:
             self._silence_s = state.now_s + state.config.leader_timeout_s
+        state.is_electing = self.in_progress
 
     @property
     def deadline_s(self) -> float | None:
@@ -240,9 +244,7 @@ class Election:
         self._end_round()
         self._broadcast_s = None
         self._silence_s = state.now_s + state.config.leader_timeout_s if state.others() else None
-        state.send_message(BROADCAST_CONNECTED, SRVID_LEADER, U32.pack(NOBODY))
-        claim = ElectionMessage(0, NEVER, state.pnn, int(state.own.flags))
-        state.send_message(BROADCAST_ALL, SRVID_ELECTION, claim.pack())
+        self._send_worst_claim()
 
     # -- an election ----------------------------------------------------------------------------
 
@@ -263,7 +265,7 @@ class Election:
         if self._ends_s is None:
             return
         claims = [each for each in self._claims.values() if is_eligible(each)]
-        if state.can_lead():
+        if self._may_claim:
             claims.append(self._claim())
         leader = best(claims).pnn if claims else NOBODY
         state.leader = leader
@@ -283,7 +285,7 @@ class Election:
         self._ends_s = None
         if state.is_leader:
             self._take_lead()
-        elif state.leader == NOBODY and state.can_lead():
+        elif state.leader == NOBODY and self._may_claim:
             self.force("nobody claimed to lead")
         else:
             self._follow(state.leader)
@@ -306,9 +308,21 @@ class Election:
             self._win()
             return
         self._say(f"cannot lead without the cluster lock: {text or outcome.value}")
+        if outcome is not LockOutcome.CONTENDED and any(node.is_connected for node in state.others()):
+            self._yield()
+            return
         wait_s = LOCK_WAITS_S[min(self._refusals, len(LOCK_WAITS_S) - 1)]
         self._refusals += 1
         self._take_again_s = state.now_s + wait_s
+
+    def _yield(self) -> None:
+        """Let another node win: it may reach what we do not."""
+        state = self._state
+        self._yields_until_s = state.now_s + YIELD_S
+        self._end_round()
+        self._follow(NOBODY)
+        self._silence_s = self._yields_until_s
+        self._send_worst_claim()
 
     def _stop_taking(self, reason: str) -> None:
         self._is_taking = False
@@ -368,9 +382,20 @@ class Election:
         state.send_message(BROADCAST_CONNECTED, SRVID_LEADER, U32.pack(state.pnn))
         self._broadcast_s = state.now_s + BROADCAST_INTERVAL_S
 
+    def _send_worst_claim(self) -> None:
+        """Nobody leads, and this node will not: the others claim on hearing it."""
+        state = self._state
+        claim = ElectionMessage(0, NEVER, state.pnn, int(state.own.flags))
+        state.send_message(BROADCAST_CONNECTED, SRVID_LEADER, U32.pack(NOBODY))
+        state.send_message(BROADCAST_ALL, SRVID_ELECTION, claim.pack())
+
+    @property
+    def _may_claim(self) -> bool:
+        return self._state.can_lead() and self._state.now_s >= self._yields_until_s
+
     def _claim(self) -> ElectionMessage:
         state = self._state
-        since = self._since if state.can_lead() else NEVER
+        since = self._since if self._may_claim else NEVER
         return ElectionMessage(len(state.connected()), since, state.pnn, int(state.own.flags))
 
     def _say(self, text: str) -> None:

@@ -87,7 +87,7 @@ class Standing:
     def settle(self) -> None:
         """Tell the guard what has changed; watch how long nobody has led."""
         state = self._state
-        leads = state.leader != NOBODY
+        leads = state.leader != NOBODY and not state.is_electing
         if leads or state.quorum is Quorum.NONE or state.suspended:
             self._leaderless_s = None
         elif self._leaderless_s is None:
