@@ -96,7 +96,6 @@ class Pump:
         """Begin to serve."""
         self._loop.add_reader(upcalls_fd, self.take_upcalls)
         self._loop.add_reader(self._listener.fileno(), self._accept)
-        self._links.start()
         self._waiters.start()
         self._workers.start()
         self._cluster_locks.start()
@@ -268,6 +267,8 @@ class Pump:
                 self._records.close_client(client_id, reason)
             case effects.Connect(pnn, address):
                 self._links.want(pnn, address)
+                # Until now others' connections wait unanswered: none of them was wanted yet.
+                self._links.start()
                 self._guard.watch(pnn, address)
             case effects.Disconnect(pnn, reason, forget):
                 self._links.drop(pnn, reason, forget=forget)

@@ -171,7 +171,7 @@ class Links:
         self._said: dict[str, float] = {}
 
     def start(self) -> None:
-        """Begin to accept."""
+        """Begin to accept; once it has begun this does nothing."""
         asyncio.get_running_loop().add_reader(self._listener.fileno(), self._accept)
 
     def stop(self) -> None:

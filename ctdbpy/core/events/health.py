@@ -25,6 +25,8 @@ STARTUP_RETRY_S: Final = 5.0
 FIRST_INTERVAL_S: Final = 2.0
 #: After a change, so that one that passes is not believed for long.
 CHANGED_INTERVAL_S: Final = 5.0
+#: After an event that gave way: what it gave way to is short, and a node waits for its verdict.
+CANCELLED_INTERVAL_S: Final = 0.5
 
 
 class Health:
@@ -126,6 +128,10 @@ class Health:
         self._is_busy = False
         if state.runstate is not RunState.RUNNING:
             return
+        if result.was_cancelled:
+            state.log(LogLevel.INFO, result.text)
+            self._due_s = state.now_s + CANCELLED_INTERVAL_S
+            return
         if self._judge(result):
             self._interval_s = CHANGED_INTERVAL_S
             run = SrvidMessage(state.pnn, 0)
@@ -136,9 +142,6 @@ class Health:
     def _judge(self, result: EventResult) -> bool:
         """Believe the scripts; True if the node is not as well, or as unwell, as it was."""
         state = self._state
-        if result.was_cancelled:
-            state.log(LogLevel.INFO, result.text)
-            return False
         self._timeouts = self._timeouts + 1 if result.timed_out else 0
         limit = max(state.tunables.monitor_timeout_count, 1)
         if 0 < self._timeouts < limit:

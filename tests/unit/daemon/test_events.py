@@ -20,6 +20,9 @@ from ctdbpy.daemon.tasks import Tasks
 from ctdbpy.host.children import Children
 from ctdbpy.host.processes import is_running
 from ctdbpy.wire import events as wire
+from ctdbpy.wire.constants import RunState
+from ctdbpy.wire.controls import Control
+from tests.unit.daemon.conftest import Cluster, wait_until
 
 T = TypeVar("T")
 LIMIT_S = 30.0
@@ -356,3 +359,61 @@ def test_a_client_that_leaves_before_its_event_ends_harms_nothing(tmp_path: Path
         await place.until(lambda: isinstance(place.runner.last_run("legacy", "slow"), LastRun))
 
     asked(tmp_path, body)
+
+
+# -- the daemon as a process -----------------------------------------------------------------------------
+
+
+def test_the_daemon_runs_scripts_and_tells_the_administrator(make: Cluster) -> None:
+    daemon = make()[0]
+    calls = daemon.base / "calls"
+    script(daemon.base, "10.a.script", f'echo "$CTDB_BASE $*" >>{calls}')
+    script(daemon.base, "notify.sh", f'echo "notify $1" >>{calls}', directory=".")
+    daemon.start()
+    wait_until(lambda: "notify healthy" in calls.read_text(), "the node is healthy")
+    assert daemon.end() == 0
+    lines = calls.read_text().splitlines()
+    own = [line.removeprefix(f"{daemon.base} ") for line in lines if not line.startswith("notify")]
+    assert own[:5] == ["init", "setup", "startrecovery", "recovered", "startup"]
+    assert own[-1] == "shutdown"
+    assert {line for line in lines if line.startswith("notify")} == {
+        "notify init",
+        "notify setup",
+        "notify startup",
+        "notify healthy",
+    }
+
+
+def test_a_daemon_whose_scripts_refuse_it_ends(make: Cluster) -> None:
+    daemon = make()[0]
+    script(daemon.base, "00.db.script", "echo 'the database is corrupt'; exit 1")
+    daemon.spawn()
+    assert daemon.wait() == 1
+    assert "cannot start: event 'init': 00.db failed with status 1: 'the database is corrupt'" in daemon.log()
+    assert not daemon.pidfile.exists()
+
+
+def test_other_nodes_wait_for_one_whose_init_event_lasts(make: Cluster) -> None:
+    first, second = make(2)
+    go_on = fifo(first.base / "on")
+    script(first.base, "10.a.script", f"[ $1 != init ] || cat {go_on}")
+    first.spawn()
+    wait_until(first.socket.exists, "its socket is there")
+    second.start()
+    second.wait_log("runstate RUNNING")
+    with first.connect() as connection:
+        assert connection.ask(Control.GET_RUNSTATE) == RunState.INIT
+    go_on.write_text("")
+    for daemon in (first, second):
+        daemon.wait_log("its link stands")
+        daemon.wait_log("runstate RUNNING")
+        assert "refused a connection" not in daemon.log()
+
+
+def test_a_signal_ends_a_daemon_whose_init_event_hangs(make: Cluster) -> None:
+    daemon = make()[0]
+    begun = fifo(daemon.base / "begun")
+    script(daemon.base, "10.a.script", f"[ $1 != init ] || {{ echo >{begun}; sleep 1000; }}")
+    daemon.spawn()
+    begun.read_text()
+    assert daemon.end() == 0
