@@ -41,6 +41,7 @@ class Cluster:
         public_addresses: Sequence[str] = (),
         tunables: Mapping[str, int] | None = None,
         log_level: str = "NOTICE",
+        cluster_lock: bool = True,
     ) -> None:
         if flavour not in FLAVOURS:
             raise LabError(
@@ -52,6 +53,7 @@ class Cluster:
         self._public_addresses = list(public_addresses)
         self._tunables = dict(tunables or {})
         self._log_level = log_level
+        self._cluster_lock = cluster_lock
         self._daemons: dict[str, HostProcess] = {}
         self._stale_pids: dict[str, int | None] = {}
 
@@ -120,6 +122,10 @@ class Cluster:
         """SIGKILL the daemon and wait until it is gone."""
         pid = self.pid(host)
         self.lab.run(host, ["kill", "-KILL", str(pid)], timeout_s=_TOOL_LIMIT_S)
+        self.wait_no_daemon(host, pid)
+
+    def wait_no_daemon(self, host: str, pid: int) -> None:
+        """Wait until the daemon that was killed and all that belonged to it are gone."""
         self.wait_gone(host, pid)
         if self.flavour == "debian":
             # Its event daemon looks for its parent every two seconds; until it is gone no new one starts.
@@ -176,8 +182,8 @@ class Cluster:
         # Real-time scheduling needs a privilege that a container's root may not have, on any flavour.
         return (
             f"[logging]\nlocation = file:{_LOG}\nlog level = {self._log_level}\n"
-            "[cluster]\ncluster lock = /cluster/.ctdb/lock\n"
-            "[legacy]\nrealtime scheduling = false\n"
+            + ("[cluster]\ncluster lock = /cluster/.ctdb/lock\n" if self._cluster_lock else "")
+            + "[legacy]\nrealtime scheduling = false\n"
         )
 
     def _noted_pid(self, host: str) -> int | None:
