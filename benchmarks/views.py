@@ -155,6 +155,10 @@ class Views:
             default=0,
         )
 
+    def history(self) -> list[View]:
+        """All that was said since the last `forget`, in order."""
+        return list(self._history)
+
     def forget(self) -> None:
         """Keep only the latest view of each node."""
         self._history = sorted(self._at(time.monotonic_ns()).values(), key=lambda view: view.at_ns)
