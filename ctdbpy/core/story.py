@@ -19,6 +19,9 @@ EVENTS_MAX: Final = 256
 FLAGS: Final = "flags"
 SUSPENDED: Final = "suspended"
 
+#: Why a node's flags change before it has said why: its account follows.
+SAYS_SO: Final = "it says so itself"
+
 
 class Story:
     """The events, oldest first, and the reasons that still stand."""

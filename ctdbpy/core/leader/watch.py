@@ -160,6 +160,7 @@ class Watch:
         """Every connected node as it sees itself; None if one does not answer (its link tells more, soon)."""
         state = self._state
         asked = [node for node in state.others() if node.is_connected]
+        before = {node.pnn: node.flags for node in state.nodes}
         timeout_s = state.tunables.recover_timeout
         answers = {
             node.pnn: [self._routing.call(node.pnn, each, timeout_s=timeout_s) for each in _ASKED]
@@ -178,9 +179,14 @@ class Watch:
             except (ProtocolError, ValueError) as reason:
                 state.log(LogLevel.WARNING, f"cannot look at node {node.pnn}: {reason}")
                 return None
+        if [node.pnn for node in state.nodes] != list(before):
+            # The nodes file has been read anew meanwhile.
+            return None
         for view in views[1:]:
             state.nodes[view.pnn].capabilities = view.capabilities
-        self._spread_flags(views, maps)
+        # Of a node whose flags have changed since it was asked we know more than it said then.
+        same = [view for view in views if state.nodes[view.pnn].flags == before[view.pnn]]
+        self._spread_flags(same, maps)
         return tuple(views)
 
     def _own_view(self) -> NodeView:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from ctdbpy.core.effects import LogLevel
 from ctdbpy.core.routing import Routing
 from ctdbpy.core.state import State
+from ctdbpy.core.story import SAYS_SO
 from ctdbpy.wire.constants import BROADCAST_CONNECTED, NodeFlag, RecoveryMode, RunState
 from ctdbpy.wire.controls import Control
 from ctdbpy.wire.structures import BanState, NodeFlagChange
@@ -53,7 +54,7 @@ class Flags:
         if node.flags & NodeFlag.DISCONNECTED:
             return True
         flags = NodeFlag(change.new_flags & _KNOWN & ~NodeFlag.DISCONNECTED)
-        says = "it says so itself" if source == change.pnn else f"node {source} says so"
+        says = SAYS_SO if source == change.pnn else f"node {source} says so"
         changed = state.set_flags(change.pnn, flags, says)
         if changed and not flags and state.runstate < RunState.STARTUP:
             state.want_recovery(f"node {change.pnn} became healthy while this node starts")

@@ -16,7 +16,7 @@ from typing import Final
 from ctdbpy.core.effects import LogLevel
 from ctdbpy.core.requests import Request
 from ctdbpy.core.state import Client, State
-from ctdbpy.core.story import FLAGS, SUSPENDED
+from ctdbpy.core.story import FLAGS, SAYS_SO, SUSPENDED
 from ctdbpy.errors import ProtocolError
 from ctdbpy.wire.constants import UNKNOWN_PNN, NodeFlag
 from ctdbpy.wire.controls import Control
@@ -103,7 +103,12 @@ class Accounts:
             self._state.log(LogLevel.WARNING, f"account of node {pnn} dropped: it is not one of itself")
             return
         account = tuple(_clean(each) for each in account)
-        self._state.story.events.extend(each for each in account if each not in self._told.get(pnn, ()))
+        new = [each for each in account if each not in self._told.get(pnn, ())]
+        events = self._state.story.events
+        if new and events and (events[-1].pnn, events[-1].text) == (pnn, SAYS_SO):
+            # It has said that its flags change, now it says why: that is one event.
+            events.pop()
+        events.extend(new)
         self._told[pnn] = account
 
     def _read(self, pnn: int, data: bytes) -> tuple[Reason, ...] | None:

@@ -56,6 +56,14 @@ def test_every_node_knows_who_banned_a_node_and_for_how_long(asked: int) -> None
     ]
 
 
+def test_a_change_of_flags_is_one_event_elsewhere() -> None:
+    cluster = running(2)
+    before = len(events(cluster.nodes[1], 0))
+    order(cluster, 0, 0, Control.DISABLE_NODE)
+    (event,) = events(cluster.nodes[1], 0)[before:]
+    assert event.text == "disabled: asked for by process 4711 (uid 0) on this node"
+
+
 @pytest.mark.parametrize(
     ("control", "flag", "text"),
     [
