@@ -133,7 +133,10 @@ class Guard:
         """Take what the core knows."""
         self._told = told
         interval_ms, limit, _stall_ms, _unguarded_ms = self._limits
-        self._poller.want_lease(bool(told.needed or told.leader != NOBODY), interval_ms * limit * 1000)
+        is_wanted = bool(told.needed or told.leader != NOBODY)
+        self._poller.want_lease(is_wanted, interval_ms * limit * 1000)
+        if not is_wanted:
+            self._core_lost = False
         self._send(self._tell())
 
     # -- what it says ----------------------------------------------------------------------
@@ -143,6 +146,7 @@ class Guard:
         self._lost("it ran out, and nobody has renewed it yet")
 
     def _lost(self, text: str) -> None:
+        log.info("no lease: %s", text)
         self._core_lost = True
         if self._look is None:
             self._look = self._loop.call_later(LOOK_S, self._look_again)
@@ -159,6 +163,7 @@ class Guard:
             self._look = self._loop.call_later(LOOK_S, self._look_again)
             return
         self._core_lost = False
+        log.info("enough nodes confirm that they hear this one")
         self._on_input(inputs.LeaseHeld())
 
     def _take(self, frame: bytes | Words) -> None:
@@ -181,6 +186,7 @@ class Guard:
                 self._lost(text)
             case ("lease_held",):
                 self._guard_lost = False
+                self._core_lost = True
                 self._look_again()
             case ("paused", seconds):
                 self._on_input(inputs.Paused(seconds))
@@ -192,7 +198,8 @@ class Guard:
         self._child, self._socket = start_helper(self._children, "ctdbpy.guard")
         self._received.clear()
         self._unsent.clear()
-        self._guard_lost = False
+        # Until this one has said how the lease stands.
+        self._guard_lost = True
         try:
             socket.send_fds(self._socket, [self._hello], [self._memory_fd, self._datagrams.fileno()])
         except OSError as error:

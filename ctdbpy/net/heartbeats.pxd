@@ -68,7 +68,8 @@ cdef class Heartbeats:
     cdef cbool stalled
     cdef cbool is_gone
     cdef cbool watches_daemon
-    cdef cbool held
+    # Whether the lease was said to be held: 1, or lost: 0; -1 before anything was said.
+    cdef int held
     cdef cbool send_now
     cdef int goodbyes
     cdef uint32_t progress_count

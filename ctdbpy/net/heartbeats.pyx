@@ -89,7 +89,7 @@ cdef class Heartbeats:
 
     def __cinit__(self):
         memset(self.peers, 0, sizeof(self.peers))
-        self.held = True
+        self.held = -1
         self.leader = NOBODY
         self.highest = 0
 
@@ -351,7 +351,7 @@ cdef class Heartbeats:
         due_us = self.send_us
         if self.watches_daemon and not self.stalled:
             due_us = min(due_us, self.progress_us + self.stall_us)
-        if self.held and self.serve_us != 0:
+        if self.held == 1:
             due_us = min(due_us, self.serve_us)
         for i in range(self.highest):
             peer = &self.peers[i]
@@ -512,11 +512,12 @@ cdef class Heartbeats:
         if self.ticked_us == 0:
             return
         holds = until_us == 0 or until_us > now_us
-        if holds and not self.held:
-            self.note(LEASE_HELD)
-        elif self.held and not holds:
+        if not holds and self.held != 0:
             self.note_lost(now_us)
-        self.held = holds
+        elif holds and (self.held == 0 or (self.held < 0 and until_us != 0)):
+            self.note(LEASE_HELD)
+        # Where no lease is needed there is nothing to say; once one is, how it stands is said anew.
+        self.held = -1 if until_us == 0 else holds
 
     # -- what happened ------------------------------------------------------------------------
 
