@@ -28,7 +28,7 @@ from ctdbpy.config.nodes import NodeAddress, load_nodes
 from ctdbpy.config.paths import Paths
 from ctdbpy.core import effects, inputs
 from ctdbpy.core.node import Node
-from ctdbpy.core.state import FoundDatabase, NodeConfig
+from ctdbpy.core.state import FoundDatabase, NodeConfig, Quorum
 from ctdbpy.daemon.cluster_lock import ClusterLocks
 from ctdbpy.daemon.entropy import SystemEntropy
 from ctdbpy.daemon.event_socket import EventSocket
@@ -327,6 +327,7 @@ class _Start:
             stopped=settings.start_as_stopped,
             disabled=settings.start_as_disabled,
             cluster_lock=settings.lock or "",
+            quorum=Quorum(configuration.quorum.value),
             leader_timeout_s=float(settings.leader_timeout_s),
             databases=tuple(
                 FoundDatabase(name, health.reason(name) or "")
