@@ -193,11 +193,10 @@ class State:
         self.sights: dict[int, Sight] = {}
         #: By pnn: since when its link is broken. It has had no lease from here since then.
         self.out_since_s: dict[int, float] = {}
-        #: When this node last saw the end of a leader's time: leases of that leader's ran until then.
-        self.leader_lost_s = 0.0
-        self.last_leader = NOBODY
         #: `leader` is only who may become it: claims are compared, or the cluster lock is not had yet.
         self.is_electing = False
+        #: Nodes whose link stands but that the leader goes on without, since when: they get no lease either.
+        self.left_out_s: dict[int, float] = {}
         #: Enough nodes confirm that they hear this one (`inputs.LeaseHeld`); true where none need to.
         self.has_lease = False
         #: The map was set in the recovery under way: it says who takes part.

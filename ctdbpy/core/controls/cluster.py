@@ -81,17 +81,30 @@ def _vnnmap(rooms: Rooms, _request: Request, _value: None) -> Reply:
     return Reply(data=VnnMap(rooms.state.generation, rooms.state.lmasters).pack())
 
 
-def _set_vnnmap(rooms: Rooms, request: Request, wanted: VnnMap) -> Reply:
+async def _set_vnnmap(rooms: Rooms, request: Request, wanted: VnnMap) -> Reply:
+    """Take a new map, once whom it does without can have no lease of this node's any more."""
     state = rooms.state
-    if not state.is_recovering:
-        return refuse("the map changes only in recovery")
-    if request.client is None and request.pnn not in (state.leader, state.pnn):
-        return refuse(f"node {request.pnn} does not lead this node, {_leader_name(state.leader)} does")
+    while not (obstacle := _not_for_this_node(rooms, request)):
+        wait_s = rooms.standing.leave_out(wanted.map)
+        if wait_s <= 0:
+            break
+        await rooms.runner.sleep(wait_s)
+    if obstacle:
+        return refuse(obstacle)
     if not wanted.map or any(state.peer(pnn) is None for pnn in wanted.map):
         return refuse(f"the map {list(wanted.map)} does not name nodes of this cluster")
     state.set_map(wanted.generation, wanted.map)
     state.map_is_new = True
     return OK
+
+
+def _not_for_this_node(rooms: Rooms, request: Request) -> str:
+    state = rooms.state
+    if not state.is_recovering:
+        return "the map changes only in recovery"
+    if request.client is None and request.pnn not in (state.leader, state.pnn):
+        return f"node {request.pnn} does not lead this node, {_leader_name(state.leader)} does"
+    return ""
 
 
 def _leader_name(leader: int) -> str:

@@ -95,6 +95,9 @@ class Election:
             self._hearsay(source, leader)
         elif state.is_leader and not self.in_progress:
             self.force(f"node {leader} says that it leads, too")
+        elif self._has_live_leader and leader != state.leader:
+            # Both cannot be followed. The newcomer gives way, or cannot even reach the other.
+            self._tell_leader(leader)
         else:
             if leader != state.leader or self.in_progress:
                 state.log(LogLevel.NOTICE, f"leader is node {leader}")
@@ -120,8 +123,10 @@ class Election:
     def _hearsay(self, source: int, leader: int) -> None:
         """A node tells who leads it. A leader that we can reach would say so itself."""
         state = self._state
-        if state.nodes[leader].is_connected or (state.is_leader and not self.in_progress):
+        if state.nodes[leader].is_connected:
             return
+        if state.is_leader and not self.in_progress:
+            self.resign(f"node {source} is led by node {leader}, which cannot be reached from here")
         self._say(f"leader {leader}, named by node {source}, cannot be reached from here")
         self._end_round()
         self._follow(leader)
@@ -365,9 +370,9 @@ class Election:
         self._silence_s = state.now_s + state.config.leader_timeout_s
 
     def _forget_leader(self) -> None:
-        state = self._state
-        state.last_leader, state.leader = state.leader, NOBODY
-        state.leader_lost_s = state.now_s
+        self._state.leader = NOBODY
+        # Who was left out by the one may be led by the next.
+        self._state.left_out_s.clear()
 
     def _listen_for(self, seconds: float) -> None:
         """Call an election that soon, if no leader is heard."""

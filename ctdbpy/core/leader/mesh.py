@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a leader checks before it recovers: all members reach each other, and who is left out has stopped."""
+"""What a leader checks before it recovers: that all members reach each other."""
 
 from __future__ import annotations
 
 from itertools import combinations
 from typing import Final
 
-from ctdbpy.core.inputs import Sight
 from ctdbpy.core.leader.supervisor import NodeView
 from ctdbpy.core.membership.bans import Bans
-from ctdbpy.core.state import Quorum, State
+from ctdbpy.core.state import State
 from ctdbpy.wire.constants import NodeFlag
 
 #: Links between other nodes may be missing for so long: they come back, or a node is about to be silent.
@@ -86,42 +85,6 @@ class Mesh:
     def _forget_ban(self, pnn: int) -> None:
         del self._banned[pnn]
         self._seen_banned.discard(pnn)
-
-
-class Grace:
-    """How long a leader has to wait until nobody it does without can still be serving.
-
-    Without leases (no quorum asked for) there is nothing to wait for.
-    """
-
-    def __init__(self, state: State) -> None:
-        self._state = state
-
-    def wait_s(self) -> float:
-        """Seconds until every member of the last map that is not reached has surely stopped."""
-        state = self._state
-        if state.quorum is Quorum.NONE:
-            return 0.0
-        waits = [self._left_s(pnn) for pnn in state.lmasters if pnn != state.pnn]
-        return max(waits, default=0.0)
-
-    def _left_s(self, pnn: int) -> float:
-        state = self._state
-        node = state.peer(pnn)
-        sight = state.sights.get(pnn, Sight.UNKNOWN)
-        if node is None or node.is_connected or sight in (Sight.STILL, Sight.GONE, Sight.STALLED):
-            return 0.0
-        if sight is Sight.UNKNOWN:
-            # No guard there: no leases, nothing that would end.
-            return 0.0
-        since_s = state.out_since_s.get(pnn, 0.0)
-        if sight is Sight.SILENT:
-            # Its last lease from here ran out before that.
-            since_s = min(since_s, state.now_s - state.silence_s)
-        if pnn != state.last_leader:
-            # An earlier leader gave it leases until its own end.
-            since_s = max(since_s, state.leader_lost_s)
-        return max(0.0, since_s + state.silence_s - state.now_s)
 
 
 def _broken(views: tuple[NodeView, ...]) -> list[_Pair]:

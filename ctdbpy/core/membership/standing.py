@@ -10,8 +10,9 @@ Source: docs/decisions/005.
 from __future__ import annotations
 
 from ctdbpy.core.effects import LogLevel, TellGuard
-from ctdbpy.core.state import NOBODY, Quorum, State
-from ctdbpy.wire.constants import RunState
+from ctdbpy.core.inputs import Sight
+from ctdbpy.core.state import NOBODY, Peer, Quorum, State
+from ctdbpy.wire.constants import Capability, NodeFlag, RunState
 
 
 class Standing:
@@ -97,7 +98,7 @@ class Standing:
             # With this node itself that is more than half of all.
             needed=(len(state.others()) + 1) // 2 if state.quorum is Quorum.MAJORITY else 0,
             leader=state.leader if has_quorum and leads and not state.is_leader else NOBODY,
-            linked=tuple(node.pnn for node in state.others() if node.is_connected),
+            linked=self._leased(),
             still=self._stands_still(),
             generation=state.generation,
         )
@@ -106,6 +107,46 @@ class Standing:
             if not told.needed and told.leader == NOBODY:
                 state.has_lease = True
             state.emit(told)
+
+    def _leased(self) -> tuple[int, ...]:
+        """Whom the guard confirms that they are heard: whose link stands, and who is not left out."""
+        state = self._state
+        leader = state.peer(state.leader)
+        if state.is_inactive and leader is not None and leader.is_connected:
+            # A node that takes part in nothing speaks for its leader only.
+            return () if state.is_leader else (leader.pnn,)
+        return tuple(
+            node.pnn for node in state.others() if node.is_connected and node.pnn not in state.left_out_s
+        )
+
+    # -- those that a recovery does without ---------------------------------------------------------
+
+    def leave_out(self, lmasters: tuple[int, ...]) -> float:
+        """Give no lease to whom a new map does without; seconds until the last one given has run out.
+
+        Every member does so before it takes the map. So nobody who is not in it has a majority any more.
+        """
+        state = self._state
+        if state.quorum is Quorum.NONE:
+            return 0.0
+        out = [
+            node
+            for node in state.others()
+            if node.pnn not in lmasters
+            and not node.flags & (NodeFlag.STOPPED | NodeFlag.BANNED)
+            and node.capabilities & Capability.LMASTER
+        ]
+        linked = {node.pnn for node in out if node.is_connected}
+        state.left_out_s = {pnn: state.left_out_s.get(pnn, state.now_s) for pnn in linked}
+        return max((self._lease_left_s(node) for node in out), default=0.0)
+
+    def _lease_left_s(self, node: Peer) -> float:
+        state = self._state
+        if state.sights.get(node.pnn) is not Sight.LIVE:
+            # It has stopped, has not been heard for as long as a lease lasts, or knows no leases.
+            return 0.0
+        since_s = state.left_out_s.get(node.pnn, state.out_since_s.get(node.pnn, 0.0))
+        return max(0.0, since_s + state.silence_s - state.now_s)
 
     def _stands_still(self) -> bool:
         state = self._state
