@@ -116,6 +116,7 @@ class Node:
                 self._link_down(pnn, reason)
             case NodeSeen(pnn):
                 reason = rooms.links.seen(happened)
+                rooms.standing.seen()
                 if reason:
                     self.state.emit(Disconnect(pnn, reason))
                     self._link_down(pnn, reason)

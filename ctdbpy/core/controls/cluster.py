@@ -88,7 +88,7 @@ async def _set_vnnmap(rooms: Rooms, request: Request, wanted: VnnMap) -> Reply:
         wait_s = rooms.standing.leave_out(wanted.map)
         if wait_s <= 0:
             break
-        await rooms.runner.sleep(wait_s)
+        await rooms.runner.limit(rooms.standing.sight_changes(), wait_s, None)
     if obstacle:
         return refuse(obstacle)
     if not wanted.map or any(state.peer(pnn) is None for pnn in wanted.map):

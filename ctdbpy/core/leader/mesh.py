@@ -62,6 +62,8 @@ class Mesh:
         seconds = state.tunables.recovery_ban_period
         text = f"it and {_names(missed)} have not reached each other for {GRACE_S:g} s"
         self._banned[victim] = missed
+        # One order is enough for as long as a link may take to return.
+        self._broken_since_s |= {pair: state.now_s for pair in broken if victim in pair}
         self._bans.order(victim, seconds, text)
 
     def _let_back(self, views: tuple[NodeView, ...]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from ctdbpy.core.effects import LogLevel, TellGuard
 from ctdbpy.core.inputs import Sight
+from ctdbpy.core.procedures import Promise
 from ctdbpy.core.state import NOBODY, Peer, Quorum, State
 from ctdbpy.wire.constants import Capability, NodeFlag, RunState
 
@@ -22,6 +23,7 @@ class Standing:
         self._state = state
         self._told: TellGuard | None = None
         self._leaderless_s: float | None = None
+        self._change: Promise[None] = Promise()
         #: This node has just been suspended: databases have to be frozen.
         self.stopped = False
 
@@ -139,6 +141,16 @@ class Standing:
         linked = {node.pnn for node in out if node.is_connected}
         state.left_out_s = {pnn: state.left_out_s.get(pnn, state.now_s) for pnn in linked}
         return max((self._lease_left_s(node) for node in out), default=0.0)
+
+    def sight_changes(self) -> Promise[None]:
+        """Done when the guard sees some node in a new way."""
+        if self._change.done:
+            self._change = Promise()
+        return self._change
+
+    def seen(self) -> None:
+        """The guard has seen something new."""
+        self._change.resolve(None)
 
     def _lease_left_s(self, node: Peer) -> float:
         state = self._state

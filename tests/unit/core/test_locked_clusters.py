@@ -21,7 +21,8 @@ STRANGER = (99, 0)
 class LockedCluster(Cluster):
     """Nodes with one lock. It answers at once: on `broken` nodes with an error, on `hanging` ones never.
 
-    `late` ones find it held elsewhere whenever they ask, for others were faster. `holder` is a node and its attempt. With `is_local` nodes do not see each other's locks.
+    `late` ones find it held elsewhere whenever they ask, for others were faster. `holder` is a node and its
+    attempt. With `is_local` nodes do not see each other's locks.
     """
 
     def __init__(self, quorum: Quorum, count: int = 3) -> None:
