@@ -73,6 +73,7 @@ class Rooms:
         self.watch = Watch(state, self.runner, self.routing, self.election, self.recovery, self.mesh)
         self.statistician = Statistician(state)
         self.cluster_lock.on_latency = self.statistician.note_reclock
+        self.cluster_lock.on_check_latency = self.statistician.note_reclock_check
         self._machines: tuple[_Machine, ...] = (
             self.routing,
             self.links,

@@ -61,6 +61,7 @@ class Statistician:
         self._state = state
         self._since_s = 0.0
         self._reclock = LatencyCounter()
+        self._reclock_check = LatencyCounter()
         self._history: deque[Statistics] = deque(maxlen=HISTORY)
         self._last = Statistics()
         self._timeouts = (0, 0)
@@ -79,14 +80,12 @@ class Statistician:
         self._timeouts = (control, traverse)
 
     def note_reclock(self, seconds: float) -> None:
-        """How long checking the cluster lock took (RECD_RECLOCK_LATENCY)."""
-        before = self._reclock
-        self._reclock = LatencyCounter(
-            before.num + 1,
-            seconds if not before.num else min(before.min, seconds),
-            max(before.max, seconds),
-            before.total + seconds,
-        )
+        """How long taking the cluster lock took (RECD_RECLOCK_LATENCY)."""
+        self._reclock = _counted_one(self._reclock, seconds)
+
+    def note_reclock_check(self, seconds: float) -> None:
+        """How long it took to see that another node holds the cluster lock."""
+        self._reclock_check = _counted_one(self._reclock_check, seconds)
 
     def current(self, memory: int) -> Statistics:
         """All counters since start or the last reset."""
@@ -116,6 +115,7 @@ class Statistician:
                 self._timeouts[0] - self._timeouts_before[0],
                 self._timeouts[1] - self._timeouts_before[1],
             ),
+            reclock_ctdbd=self._reclock_check,
             reclock_recd=self._reclock,
             locks=_locks(counters, latencies, buckets),
             total_calls=count("total_calls"),
@@ -157,6 +157,7 @@ class Statistician:
         self._state.records.reset_counters()
         self._since_s = self._state.now_s
         self._reclock = LatencyCounter()
+        self._reclock_check = LatencyCounter()
         self._timeouts_before = self._timeouts
         self._recoveries_before = self._state.recoveries
         self._last = self.current(0)
@@ -189,6 +190,15 @@ def _locks(
         failed,
         _latency(latencies.get("lock")),
         _sixteen(buckets.get("locks", ())),
+    )
+
+
+def _counted_one(before: LatencyCounter, seconds: float) -> LatencyCounter:
+    return LatencyCounter(
+        before.num + 1,
+        seconds if not before.num else min(before.min, seconds),
+        max(before.max, seconds),
+        before.total + seconds,
     )
 
 

@@ -104,8 +104,11 @@ def running(quorum: Quorum, count: int = 3) -> LockedCluster:
     return cluster
 
 
-def test_the_leader_holds_the_lock(quorum: Quorum) -> None:
-    running(quorum)
+def test_the_leader_holds_the_lock_and_the_others_see_that_it_does(quorum: Quorum) -> None:
+    cluster = running(quorum)
+    counted = [harness.node.rooms.statistician.current(0) for harness in cluster.nodes]
+    assert [each.reclock_recd.num for each in counted] == [0, 0, 1]
+    assert [each.reclock_ctdbd.num > 0 for each in counted] == [True, True, False]
 
 
 def test_a_lone_node_leads_with_the_lock(quorum: Quorum) -> None:
