@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
+from ctdbpy.wire.addresses import Connection
+
 
 class LogLevel(IntEnum):
     """Upstream's debug levels, as GET_DEBUG and SET_DEBUG carry them."""
@@ -274,6 +276,67 @@ class TellAdministrator:
 
 
 @dataclass(frozen=True, slots=True)
+class PutAddress:
+    """Have an interface of this host carry an address, and no other interface; `inputs.AddressDone` answers.
+
+    It can be used at once, IPv6 too. Done already if it stands there. Deeds on one address are done in order.
+    """
+
+    deed_id: int
+    address: str
+    prefix: int
+    interface: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveAddress:
+    """Take an address from an interface ("": from all), end its connections; `inputs.AddressDone` answers.
+
+    Announcing it ends at once. Done already if it stands nowhere. Its connections last while another
+    interface carries it. `prefix` is for the log: what stands there is what goes.
+    """
+
+    deed_id: int
+    address: str
+    prefix: int = 0
+    interface: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceAddress:
+    """Tell the interface's network that the address is here, now and twice again, 1.1 s apart.
+
+    connections: clients (`src`) of the address (`dst`) that are woken each time. Announced anew, it is
+    announced for the new reason only.
+    """
+
+    address: str
+    interface: str
+    connections: tuple[Connection, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StopAnnouncing:
+    """Send no more for `AnnounceAddress`."""
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendTickles:
+    """Wake clients (`src`) of connections to public addresses (`dst`): they find out who serves them now."""
+
+    connections: tuple[Connection, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KillConnections:
+    """End every TCP connection that this host has at the address; who listens there goes on."""
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
 class Announce:
     """Tell the service manager where the node stands (`READY=1` once `ready`)."""
 
@@ -313,6 +376,12 @@ Effect = (
     | RunEvent
     | StopEvent
     | TellAdministrator
+    | PutAddress
+    | RemoveAddress
+    | AnnounceAddress
+    | StopAnnouncing
+    | SendTickles
+    | KillConnections
     | Announce
     | Exit
 )

@@ -281,6 +281,42 @@ class EventEnded:
     text: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class AddressDone:
+    """What `effects.PutAddress` or `RemoveAddress` with this id wanted is so; with `error`, it is not."""
+
+    deed_id: int
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """An interface of this host; `is_up`: it is switched on and has a carrier."""
+
+    name: str
+    is_up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HostAddress:
+    """An address that an interface of this host carries, in its canonical text."""
+
+    address: str
+    prefix: int
+    interface: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostSeen:
+    """All interfaces of this host and all addresses on them: at the start, and soon after each change.
+
+    It comes after the `AddressDone` of a deed that it shows.
+    """
+
+    links: tuple[LinkState, ...]
+    addresses: tuple[HostAddress, ...]
+
+
 Input = (
     Started
     | TimeElapsed
@@ -307,5 +343,7 @@ Input = (
     | LockAnswered
     | LockLost
     | EventEnded
+    | AddressDone
+    | HostSeen
     | ShutdownAsked
 )

@@ -14,11 +14,13 @@ from ctdbpy.core import messages
 from ctdbpy.core.controls import RAW, TABLE
 from ctdbpy.core.effects import Announce, Disconnect, Effect, Exit, LogLevel, TellAdministrator
 from ctdbpy.core.inputs import (
+    AddressDone,
     ClientBehind,
     ClientConnected,
     ClientControlArrived,
     ClientGone,
     EventEnded,
+    HostSeen,
     Input,
     JobAnswered,
     KeepaliveArrived,
@@ -151,6 +153,8 @@ class Node:
                 self._complained(happened)
             case EventEnded():
                 rooms.events.ended(happened)
+            case AddressDone() | HostSeen():
+                pass
             case ShutdownAsked(reason):
                 rooms.shut_down(reason)
 

@@ -302,6 +302,10 @@ class Pump:
                 self._cluster_locks.take(effect)
             case effects.DropLock(attempt):
                 self._cluster_locks.drop(attempt)
+            case effects.PutAddress() | effects.RemoveAddress() | effects.KillConnections():
+                pass
+            case effects.AnnounceAddress() | effects.StopAnnouncing() | effects.SendTickles():
+                pass
             case effects.Announce(text, ready):
                 self._announce(text, ready)
             case effects.Exit():

@@ -253,6 +253,12 @@ class SimNode:
                 self._pending.append(inputs.EventEnded(event_id, 0))
             case effects.StopEvent() | effects.TellAdministrator():
                 pass
+            case effects.PutAddress(deed_id) | effects.RemoveAddress(deed_id):
+                self._pending.append(inputs.AddressDone(deed_id))
+            case effects.AnnounceAddress() | effects.StopAnnouncing():
+                pass
+            case effects.SendTickles() | effects.KillConnections():
+                pass
             case effects.TellGuard() | effects.TakeLock() | effects.DropLock():
                 pass
             case effects.Exit(_code, reason):
