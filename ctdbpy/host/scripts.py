@@ -154,8 +154,11 @@ class ScriptsRun:
             async with asyncio.timeout_at(until_s):
                 exit_ = await child.wait()
         except TimeoutError:
-            self.hung.append(child)
-            return -errno.ETIMEDOUT, child.output
+            if child.is_running:
+                self.hung.append(child)
+                return -errno.ETIMEDOUT, child.output
+            # It ended in time; this process was the one that stood still.
+            exit_ = await child.wait()
         except asyncio.CancelledError:
             child.kill()
             raise

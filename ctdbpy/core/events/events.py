@@ -20,7 +20,7 @@ from ctdbpy.core.state import State
 class Event:
     """What is true of an event wherever it runs.
 
-    in_recovery: it may run while the databases are not consistent; others are refused then.
+    in_recovery: it may run while the databases are not consistent; others are not begun then.
     forgives_timeout: scripts that are too slow count as having worked; they are killed all the same.
     """
 
@@ -74,13 +74,13 @@ class Events:
         self._running: dict[int, tuple[str, Promise[EventResult]]] = {}
 
     def run(self, name: str, *args: str) -> Promise[EventResult]:
-        """Run an event with these arguments; refused at once when it must not run in a recovery."""
+        """Run an event with these arguments; what must not run in a recovery is cancelled at once then."""
         event = EVENTS[name]
         assert len(args) == event.args, (name, args)
         promise: Promise[EventResult] = Promise()
         state = self._state
         if state.is_recovering and not event.in_recovery:
-            promise.resolve(EventResult(errno.EBUSY, f"event '{name}' does not run in a recovery"))
+            promise.resolve(EventResult(errno.ECANCELED, f"event '{name}' does not run in a recovery"))
             return promise
         self._last_id += 1
         self._running[self._last_id] = (name, promise)

@@ -107,6 +107,9 @@ class Health:
         self._is_busy = False
         if state.runstate is not RunState.STARTUP:
             return
+        if result.was_cancelled:
+            self._due_s = state.now_s + CANCELLED_INTERVAL_S
+            return
         if not result.is_good:
             self._due_s = state.now_s + STARTUP_RETRY_S
             text = f"cannot come up, tried again in {STARTUP_RETRY_S:g} s: {result.text}"

@@ -159,6 +159,20 @@ def test_an_event_that_gave_way_says_nothing_and_soon_runs_again() -> None:
     assert monitors(harness, 40) == [0.5, 10, 15]
 
 
+def test_a_recovery_that_begins_just_before_an_event_is_no_illness() -> None:
+    harness = Harness()
+    health = harness.node.rooms.health
+    assert health.deadline_s is not None
+    harness.now_s = health.deadline_s
+    health.wake(harness.now_s)
+    harness.pause_recoveries()
+    assert names(harness).count("monitor") == 1
+    assert harness.node.state.own.flags == NodeFlag(0)
+    harness.resume_recoveries()
+    harness.advance(0.6)
+    assert names(harness).count("monitor") == 2
+
+
 @pytest.mark.parametrize("order", [Control.STOP_NODE, Control.DB_FREEZE])
 def test_a_node_that_stands_still_is_not_monitored(order: Control) -> None:
     harness = Harness()
