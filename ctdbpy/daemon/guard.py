@@ -289,9 +289,9 @@ class Guard:
             data = self._socket.recv(READ_BYTES)
         except (BlockingIOError, InterruptedError):
             return
-        except OSError as error:
-            self._ended(os.strerror(error.errno or 0))
-            return
+        except ConnectionResetError:
+            # It had not read everything when it ended.
+            data = b""
         if not data:
             self._ended("its process is gone")
             return
