@@ -21,7 +21,7 @@ from ctdbpy.core.routing import Routing
 from ctdbpy.core.state import DEAD, NOBODY, State
 from ctdbpy.errors import ProtocolError
 from ctdbpy.wire.codecs import U32
-from ctdbpy.wire.constants import BROADCAST_ALL, BROADCAST_CONNECTED, NodeFlag, RecoveryMode
+from ctdbpy.wire.constants import BROADCAST_ALL, BROADCAST_CONNECTED, Capability, NodeFlag, RecoveryMode
 from ctdbpy.wire.srvids import SRVID_ELECTION, SRVID_LEADER
 from ctdbpy.wire.structures import ElectionMessage, Timeval
 
@@ -40,6 +40,8 @@ LOCK_WAITS_S: Final = (0.05, 0.1, 0.2, 0.4, 0.8)
 YIELD_S: Final = 2.0
 #: Priority time of a node that may not lead: later than any other.
 NEVER: Final = Timeval(0x7FFFFFFF, 0)
+#: And of one that has no lease: it may have one in a moment, so it has not shown its claim yet.
+NOT_NOW: Final = Timeval(0x7FFFFFFE, 0)
 
 
 class Election:
@@ -174,6 +176,8 @@ class Election:
             elif state.can_lead():
                 self.force(f"leader {pnn} is gone")
             else:
+                # Often only for a moment: the lease that the leader's silence has ended is there without it.
+                self._begin_round()
                 state.send_message(BROADCAST_CONNECTED, SRVID_LEADER, U32.pack(NOBODY))
         elif self.in_progress:
             self._judge()
@@ -201,6 +205,9 @@ class Election:
         can_lead = state.can_lead()
         if can_lead and not self._could_lead:
             self._listen_for(SHORT_WAIT_S)
+            # In the middle of an election: its claim is another one now.
+            self._shown.clear()
+            self._judge()
         self._could_lead = can_lead
         if not can_lead:
             if state.is_inactive:
@@ -282,7 +289,7 @@ class Election:
         for pnn in sorted(others - self._shown):
             self._shown.add(pnn)
             state.send_message(pnn, SRVID_ELECTION, self._claim().pack())
-        if others <= self._claims.keys():
+        if others <= {pnn for pnn, claim in self._claims.items() if claim.priority_time != NOT_NOW}:
             self._end()
 
     def _end(self) -> None:
@@ -400,7 +407,11 @@ class Election:
 
     def _claim(self) -> ElectionMessage:
         state = self._state
-        since = self._since if self._may_claim else NEVER
+        may_soon = not state.is_inactive and bool(state.capabilities & Capability.RECMASTER)
+        if self._may_claim:
+            since = self._since
+        else:
+            since = NOT_NOW if may_soon and not state.has_lease else NEVER
         return ElectionMessage(len(state.connected()), since, state.pnn, int(state.own.flags))
 
     def _say(self, text: str) -> None:
@@ -412,7 +423,7 @@ class Election:
 
 def is_eligible(claim: ElectionMessage) -> bool:
     """Whether a node that sends this claim may lead."""
-    return not claim.node_flags & NodeFlag.INACTIVE and claim.priority_time != NEVER
+    return not claim.node_flags & NodeFlag.INACTIVE and claim.priority_time not in (NEVER, NOT_NOW)
 
 
 def best(claims: list[ElectionMessage]) -> ElectionMessage:

@@ -134,6 +134,7 @@ class Watch:
 
     async def _work(self) -> None:
         state = self._state
+        members = self._members()
         again_s = state.now_s + max(state.tunables.recover_interval, 1)
         views = await self._views()
         if views is not None:
@@ -151,7 +152,11 @@ class Watch:
                 self._recovering = False
                 again_s = state.now_s + max(state.tunables.recover_interval, 1)
         self._looking = None
-        self._due_s = max(again_s, state.now_s)
+        # Whoever came or went meanwhile is not kept waiting; what failed for another reason is.
+        self._due_s = max(again_s, state.now_s) if self._members() == members else state.now_s
+
+    def _members(self) -> tuple[NodeFlag, ...]:
+        return tuple(node.flags for node in self._state.nodes)
 
     # -- what there is to see -----------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ from ctdbpy.core.inputs import (
 from ctdbpy.core.node import Node
 from ctdbpy.core.ports import Busy
 from ctdbpy.core.state import NodeConfig, State
-from ctdbpy.errors import StoreError
+from ctdbpy.errors import ProtocolError, StoreError
 from ctdbpy.wire.constants import (
     BROADCASTS,
     CURRENT_NODE,
@@ -333,7 +333,11 @@ class Workers:
         self.seen.append(job)
         if job.kind in self.failing:
             return [JobAnswered(job.job_id, True, 5, b"", "the worker was told to fail")]
-        parts, last, error = self._act(job)
+        try:
+            parts, last, error = self._act(job)
+        except ProtocolError as reason:
+            # Clients' buffers go to the workers as they are.
+            parts, last, error = [], b"", str(reason)
         answers = [JobAnswered(job.job_id, False, 0, part, "") for part in parts]
         return [*answers, JobAnswered(job.job_id, True, 17 if error else 0, last, error)]
 
