@@ -50,6 +50,11 @@ class Quorum(Enum):
 #: Sights of a node that takes part in nothing any more, whatever its link says.
 DEAD: Final = (Sight.SILENT, Sight.STALLED, Sight.GONE)
 
+# Every step asks these of every node; as plain numbers they are tested ten times as fast.
+_UNCONNECTED: Final = int(NodeFlag.DISCONNECTED | NodeFlag.DELETED)
+_INACTIVE: Final = int(NodeFlag.INACTIVE)
+_DELETED: Final = int(NodeFlag.DELETED)
+
 #: A pnn, or nobody.
 NOBODY: Final = UNKNOWN_PNN
 
@@ -98,11 +103,11 @@ class Peer:
 
     @property
     def is_connected(self) -> bool:
-        return not self.flags & (NodeFlag.DISCONNECTED | NodeFlag.DELETED)
+        return not int.__and__(self.flags, _UNCONNECTED)
 
     @property
     def is_active(self) -> bool:
-        return not self.flags & NodeFlag.INACTIVE
+        return not int.__and__(self.flags, _INACTIVE)
 
 
 @dataclass(slots=True)
@@ -221,7 +226,7 @@ class State:
     @property
     def is_inactive(self) -> bool:
         """True while this node is stopped or banned."""
-        return bool(self.own.flags & NodeFlag.INACTIVE)
+        return not self.own.is_active
 
     @property
     def is_leader(self) -> bool:
@@ -250,7 +255,8 @@ class State:
 
     def others(self) -> list[Peer]:
         """All configured nodes but this one."""
-        return [node for node in self.nodes if node.pnn != self.pnn and not node.flags & NodeFlag.DELETED]
+        own = self.config.pnn
+        return [node for node in self.nodes if node.pnn != own and not int.__and__(node.flags, _DELETED)]
 
     def connected(self) -> list[int]:
         """Nodes a packet can reach, this one included."""
