@@ -414,7 +414,9 @@ cdef class Heartbeats:
             self.ignored += 1
             return
         peer = &self.peers[pnn]
-        if datagram.boot == peer.boot_before or (datagram.boot == peer.boot and datagram.sequence <= peer.sequence):
+        # Late words of an earlier guard may have come last: if the later one is never heard again, it was the other.
+        if ((datagram.boot == peer.boot_before and now_us - peer.heard_us <= self.patience(now_us))
+                or (datagram.boot == peer.boot and datagram.sequence <= peer.sequence)):
             self.outdated += 1
             return
         if datagram.boot != peer.boot:

@@ -352,6 +352,26 @@ def test_a_new_boot_is_heard_and_the_old_one_no_more(pair: Net) -> None:
     assert pair.nodes[0].outdated == outdated + 1
 
 
+def test_late_words_of_an_earlier_guard_do_not_last() -> None:
+    """A node that has itself just started cannot tell which of two guards is the earlier one."""
+    net = Net(2)
+    net.tell_all()
+    net.run(1 * S)
+    late = Heartbeats(1, next(_boots))
+    late.set_peers((0, 1))
+    late.daemon_gone()
+    late.tick(START_US)
+    for pnn, data in late.take_datagrams():
+        net.nodes[pnn].receive(net.clock(pnn), 1, data)
+    net.run(300 * MS)
+    assert net.nodes[0].outdated > 0
+    net.link(0, 1, False)
+    net.link(0, 1, True)
+    net.run(1 * S)
+    assert net.sights(0, 1)[-1] == "live"
+    assert net.holds(1)
+
+
 def test_a_shorter_limit_keeps_what_was_promised_before() -> None:
     net = Net(2)
     for node in net.nodes:
