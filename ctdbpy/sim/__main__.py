@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`python -m ctdbpy.sim`: run seeds, or replay one and print what happened."""
+"""`python -m ctdbpy.sim`: run seeds, replay one and print what happened, or play a scenario."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-import traceback
+from pathlib import Path
+from typing import Final
 
-from ctdbpy.sim.cluster import Cluster
+from ctdbpy.sim import runs, scenarios
+
+#: So many failures are printed in full; the rest is only counted.
+SHOWN_MAX: Final = 10
+PROGRESS_EVERY: Final = 100
 
 
 def main() -> int:
@@ -15,32 +20,67 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m ctdbpy.sim", description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="first seed (default 1)")
     parser.add_argument("--runs", type=int, default=1, help="number of seeds (default 1)")
-    parser.add_argument("--nodes", type=int, default=3, help="nodes of the cluster (default 3)")
-    parser.add_argument("--faults", type=int, default=12, help="faults in each run (default 12)")
+    parser.add_argument("--nodes", type=int, help="nodes of the cluster (default: by seed, 2 to 16)")
+    parser.add_argument("--faults", type=int, default=runs.FAULTS, help="faults in each run (default 12)")
+    parser.add_argument("--only", default="", help="only these faults, with commas between (default: all)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
     parser.add_argument("--trace", action="store_true", help="print what happened")
+    parser.add_argument("--scenario", type=Path, nargs="+", help="play these files instead, and compare")
+    parser.add_argument("--update", action="store_true", help="write what happened into the scenario's file")
     options = parser.parse_args()
-    failed = changes = 0
-    for seed in range(options.seed, options.seed + options.runs):
-        cluster = Cluster(seed, nodes=options.nodes)
-        try:
-            cluster.boot()
-            cluster.trouble(options.faults)
-            cluster.peace()
-        except Exception as error:
-            failed += 1
-            if not isinstance(error, AssertionError) or options.trace:
-                traceback.print_exc()
-            print(f"seed {seed}: {error}")
-            print(
-                f"replay: python -m ctdbpy.sim --seed {seed} --nodes {options.nodes} "
-                f"--faults {options.faults} --trace"
-            )
-        if options.trace:
-            print("\n".join(cluster.world.trace))
-            print(f"seed {seed}: digest {cluster.world.digest}")
-        changes += cluster.ledger.changes
-    print(f"{options.runs} runs, {failed} failed, {changes} changes")
+    if options.scenario:
+        return _play(options.scenario, update=options.update)
+    only = tuple(name for name in options.only.split(",") if name)
+    wanted = runs.wanted_runs(
+        options.seed, options.runs, nodes=options.nodes, faults=options.faults, only=only
+    )
+    if options.trace:
+        results = [runs.one(each, with_trace=True) for each in wanted]
+        for result in results:
+            print("\n".join(result.trace))
+            print(f"seed {result.wanted.seed}: digest {result.digest}")
+        return _report(results)
+    return _report(_shown(wanted, options.jobs))
+
+
+def _shown(wanted: list[runs.Wanted], jobs: int) -> list[runs.Result]:
+    results: list[runs.Result] = []
+    failed = 0
+    for result in runs.many(wanted, jobs):
+        results.append(result)
+        failed += bool(result.failure)
+        if len(results) % PROGRESS_EVERY == 0 and len(wanted) > PROGRESS_EVERY:
+            print(f"{len(results)} of {len(wanted)} runs, {failed} failed", file=sys.stderr, flush=True)
+    return results
+
+
+def _report(results: list[runs.Result]) -> int:
+    failed = sorted((each for each in results if each.failure), key=lambda each: each.wanted.seed)
+    for result in failed[:SHOWN_MAX]:
+        print(f"seed {result.wanted.seed}: {result.failure}\nreplay: {result.wanted.command}")
+    if len(failed) > SHOWN_MAX:
+        seeds = ", ".join(f"{each.wanted.seed}" for each in failed[SHOWN_MAX:][:100])
+        print(f"and seeds {seeds}")
+    changes = sum(result.changes for result in results)
+    print(f"{len(results)} runs, {len(failed)} failed, {changes} changes")
     return 1 if failed else 0
+
+
+def _play(files: list[Path], *, update: bool) -> int:
+    status = 0
+    for file in files:
+        text = file.read_text()
+        played = scenarios.play(text)
+        if update:
+            file.write_text(scenarios.with_story(text, played.story))
+        elif played.story != scenarios.story_of(text):
+            print(f"{file}: another story than written there:")
+            print("\n".join(played.story))
+            status = 1
+        for complaint in played.complaints:
+            print(f"{file}: {complaint}")
+            status = 1
+    return status
 
 
 if __name__ == "__main__":

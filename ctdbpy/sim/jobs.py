@@ -5,49 +5,72 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Final
 
 from ctdbpy.core import inputs
 from ctdbpy.core.effects import JobKind, StartJob
 from ctdbpy.errors import StoreError
-from ctdbpy.sim.records import MemoryRecords
 from ctdbpy.store import jobs
 from ctdbpy.store.jobs import Database, Kind, Plain, Pull, Push, Store, Task, Traverse, Update, VacuumScan
 from ctdbpy.store.sessions import Session
 from ctdbpy.wire.constants import DbFlag
 
+if TYPE_CHECKING:
+    from ctdbpy.sim.node import SimNode
+
+JOB_S: Final = (0.0001, 0.003)
+SLOW_JOB_S: Final = (0.01, 0.05)
+_WRITES: Final = (JobKind.UPDATE, JobKind.STORE, JobKind.BEGIN, JobKind.PUSH, JobKind.COMMIT, JobKind.WIPE)
 _TRAVERSE: Final = struct.Struct("=IIB")
 _PULL: Final = struct.Struct("=II")
 
 
 class MemoryWorkers:
-    """Runs jobs; `later(seconds, act)` is the node's way to wait, `answer` takes what comes back."""
+    """Runs jobs on one node. They go on while the daemon stalls; its answers wait for it."""
 
-    def __init__(
-        self,
-        records: MemoryRecords,
-        pnn: int,
-        later: Callable[[float, Callable[[], None]], None],
-        answer: Callable[[inputs.Input], None],
-        delay: Callable[[], float],
-    ) -> None:
-        self._records = records
-        self._pnn = pnn
-        self._later = later
-        self._answer = answer
-        self._delay = delay
+    def __init__(self, node: SimNode) -> None:
+        self._node = node
+        self._records = node.records
         self._sessions: dict[int, Session] = {}
-        self._frozen: set[int] = set()
         self._stopped: set[int] = set()
         #: Work on one database is done in the order given: when its last job so far ends.
         self._busy_until_s: dict[int, float] = {}
+        self._is_disk_full = False
+        self._hangs = False
+        self._hung: list[StartJob] = []
+        #: Called with the database and what it held, just before a recovery's result takes that place.
+        self.on_commit: Callable[[int, Mapping[bytes, bytes]], None] = lambda _db_id, _before: None
+
+    # -- faults ---------------------------------------------------------------------------------
+
+    def fill_disk(self) -> None:
+        """Nothing can be written any more."""
+        self._is_disk_full = True
+
+    def hang(self) -> None:
+        """No job ends any more."""
+        self._hangs = True
+
+    @property
+    def is_well(self) -> bool:
+        return not self._is_disk_full and not self._hangs
+
+    def mend(self) -> None:
+        """The disk has room and answers again; what hung goes on."""
+        self._is_disk_full = self._hangs = False
+        hung, self._hung = self._hung, []
+        for job in hung:
+            self._run(job)
+
+    # -- jobs -----------------------------------------------------------------------------------
 
     def start(self, job: StartJob, now_s: float) -> None:
         """Begin a job; its answers come later."""
-        begin_s = max(now_s, self._busy_until_s.get(job.db_id, 0.0)) + self._delay()
+        delay_s = self._node.world.random.uniform(*(SLOW_JOB_S if self._node.is_slow else JOB_S))
+        begin_s = max(now_s, self._busy_until_s.get(job.db_id, 0.0)) + delay_s
         self._busy_until_s[job.db_id] = begin_s
-        self._later(begin_s - now_s, lambda: self._run(job))
+        self._node.host_later(begin_s - now_s, lambda: self._run(job))
 
     def stop(self, job_id: int) -> None:
         """Let nothing more of a job be heard."""
@@ -58,8 +81,22 @@ class MemoryWorkers:
         before = self._session(db_id).before
         return self._records.tdb(db_id).fetch(key) if before is None else before.get(key)
 
+    def is_locked(self, db_id: int) -> bool:
+        """A worker holds every chain of this database: programs that want one hang in libtdb."""
+        session = self._sessions.get(db_id)
+        return session is not None and session.is_frozen
+
     def _run(self, job: StartJob) -> None:
         if job.job_id in self._stopped:
+            return
+        if self._hangs:
+            self._hung.append(job)
+            return
+        if self._is_disk_full and job.kind in _WRITES:
+            self._say(job, True, errno.ENOSPC, b"", "no space left on device")
+            return
+        if job.db_id not in self._node.node.state.databases:
+            self._say(job, True, errno.EIO, b"", "the database is detached")
             return
         try:
             parts = list(self._parts(job))
@@ -71,8 +108,14 @@ class MemoryWorkers:
         self._say(job, True, 0, parts[-1], "")
 
     def _say(self, job: StartJob, last: bool, status: int, data: bytes, error: str) -> None:
-        if job.job_id not in self._stopped:
-            self._answer(inputs.JobAnswered(job.job_id, last, status, data, error))
+        def say() -> None:
+            if job.job_id not in self._stopped:
+                self._node.step(inputs.JobAnswered(job.job_id, last, status, data, error))
+
+        if self._node.is_stalled or self._node.is_slow:
+            self._node.later(0.0, say)
+        else:
+            say()
 
     def _parts(self, job: StartJob) -> Iterator[bytes]:
         """The parts of a job's answer; the last one is its end."""
@@ -92,6 +135,8 @@ class MemoryWorkers:
                 yield from self._perform(session, job)
 
     def _perform(self, session: Session, job: StartJob) -> Iterator[bytes]:
+        if job.kind is JobKind.COMMIT:
+            self.on_commit(job.db_id, session.before or {})
         *parts, end = _drain(session, self._task(job))
         yield from parts
         if job.kind is JobKind.PUSH:
@@ -116,14 +161,14 @@ class MemoryWorkers:
         return session
 
     def _task(self, job: StartJob) -> Task:
-        lmasters = self._records.lmasters
+        lmasters, pnn = self._records.lmasters, self._node.pnn
         match job.kind:
             case JobKind.UPDATE:
-                return Update(job.data, self._pnn, lmasters)
+                return Update(job.data, pnn, lmasters)
             case JobKind.STORE:
-                return Store(job.data, self._pnn)
+                return Store(job.data, pnn)
             case JobKind.PUSH:
-                return Push(job.data, self._pnn, lmasters)
+                return Push(job.data, pnn, lmasters)
             case JobKind.TRAVERSE:
                 reqid, owner, with_empty = _TRAVERSE.unpack(job.data)
                 return Traverse(reqid, owner, bool(with_empty))
@@ -131,7 +176,7 @@ class MemoryWorkers:
                 lmaster, limit = _PULL.unpack(job.data)
                 return Pull(lmaster, lmasters, limit)
             case JobKind.VACUUM_SCAN:
-                return VacuumScan(self._pnn)
+                return VacuumScan(pnn)
             case _:
                 return Plain(Kind[job.kind.name])
 

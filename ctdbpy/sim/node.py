@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """One simulated node: the real core, the real engine, and a pump that moves bytes by hand.
 
-A node can crash (its peers notice at once), lose power (they notice by silence), pause, and
-boot again with what its disk holds.
+A node can crash (its peers notice at once), lose power (they notice by silence), pause with its whole
+machine or stall with its daemon alone, be slow, and boot again with what its disk holds.
 """
 
 from __future__ import annotations
@@ -12,18 +12,26 @@ from typing import TYPE_CHECKING
 
 from ctdbpy.core import effects, inputs
 from ctdbpy.core.node import Node
-from ctdbpy.core.state import FoundDatabase, NodeConfig
+from ctdbpy.core.state import FoundDatabase, NodeConfig, Quorum
+from ctdbpy.sim.guards import SimGuard
 from ctdbpy.sim.jobs import MemoryWorkers
 from ctdbpy.sim.records import MemoryRecords
 from ctdbpy.sim.world import World
 from ctdbpy.store import engine as upcalls
 from ctdbpy.wire import packets
+from ctdbpy.wire.constants import BROADCAST_CONNECTED
+from ctdbpy.wire.srvids import SRVID_RECONFIGURE
 from ctdbpy.wire.tunables import Tunables
 
 if TYPE_CHECKING:
+    from ctdbpy.sim.locks import ClusterLock
     from ctdbpy.sim.network import Network
 
 VERSION = 4 << 16 | 17
+#: A machine needs so long to boot, by the wall clock, which may be wrong.
+BOOT_S = 60.0
+CLOCK_SKEW_S = (-2.0, 2.0)
+SLOW_TURN_S = (0.01, 0.05)
 
 
 class WorldEntropy:
@@ -41,22 +49,45 @@ class SimNode:
     """A node of a simulated cluster."""
 
     def __init__(
-        self, world: World, network: Network, pnn: int, addresses: list[str], tunables: Tunables
+        self,
+        world: World,
+        network: Network,
+        lock: ClusterLock,
+        pnn: int,
+        addresses: list[str],
+        tunables: Tunables,
+        quorum: Quorum,
     ) -> None:
         self.world = world
         self.network = network
         self.pnn = pnn
         self.is_up = False
         self.is_paused = False
+        #: The daemon makes no progress; its machine, its children and its clients do.
+        self.is_stalled = False
         self.life = 0
         self.records: MemoryRecords
         self.node: Node
-        self._addresses = addresses
+        self.workers: MemoryWorkers
+        self.guard: SimGuard
+        self.quorum = quorum
+        #: Told when a life has begun, has ended, and when this node as leader has completed a recovery.
+        self.on_boot: Callable[[SimNode], None] = lambda _node: None
+        self.on_end: Callable[[SimNode], None] = lambda _node: None
+        self.on_recovered: Callable[[SimNode], None] = lambda _node: None
+        #: The nodes file.
+        self.addresses = addresses
+        self._lock = lock
         self._tunables = tunables
         self._disk: dict[str, dict[bytes, bytes]] = {}
-        self.workers: MemoryWorkers
         self._wake_s: float | None = None
-        self._held: list[Callable[[], None]] = []
+        self._core_due_s: float | None = None
+        # What happened while the machine stood still, and while its daemon did.
+        self._machine_held: list[Callable[[], None]] = []
+        self._daemon_held: list[Callable[[], None]] = []
+        self._slow_until_s = 0.0
+        self._still_s = 0.0
+        self._still_since_s = 0.0
         self._pending: list[inputs.Input] = []
         self._is_busy = False
         #: Bytes for a local program, by client id.
@@ -65,68 +96,203 @@ class SimNode:
     # -- life ---------------------------------------------------------------------------
 
     def boot(self) -> None:
-        """Start the daemon."""
+        """Start the daemon and its guard."""
         # Whatever connection of an earlier life a peer still believes in is reset by the new kernel.
         self.network.node_crashed(self.pnn)
         self.life += 1
+        self.world.boots += 1
         self.is_up = True
-        self.is_paused = False
-        self._held.clear()
-        self._wake_s = None
+        self.is_paused = self.is_stalled = False
+        self._slow_until_s = 0.0
+        self._machine_held.clear()
+        self._daemon_held.clear()
+        self._wake_s = self._core_due_s = None
         self.on_client.clear()
         self.records = MemoryRecords(self.pnn, self._disk)
-        nodes = tuple(inputs.NodeAddress(pnn, address) for pnn, address in enumerate(self._addresses))
+        nodes = tuple(inputs.NodeAddress(pnn, address) for pnn, address in enumerate(self.addresses))
         found = tuple(FoundDatabase(name) for name in sorted(self._disk))
-        config = NodeConfig(self.pnn, nodes, self._tunables, databases=found)
-        self.node = Node(config, self.records, WorldEntropy(self.world))
-        delay = self.world.random.uniform
-        self.workers = MemoryWorkers(
-            self.records, self.pnn, self.later, self.step, lambda: delay(0.0001, 0.003)
+        config = NodeConfig(
+            self.pnn,
+            nodes,
+            self._tunables,
+            databases=found,
+            quorum=self.quorum,
+            cluster_lock="simulated" if self.quorum is Quorum.LOCK else "",
+            wall_offset_s=self.world.boots * BOOT_S + self.world.random.uniform(*CLOCK_SKEW_S),
         )
+        self.node = Node(config, self.records, WorldEntropy(self.world))
+        self.workers = MemoryWorkers(self)
+        self.guard = SimGuard(self.world, self)
+        self.on_boot(self)
         self.world.say(f"n{self.pnn} boots")
         self.step(inputs.Started())
 
-    def crash(self) -> None:
+    def crash(self, what: str = "crashes") -> None:
         """The daemon is killed: the kernel closes its sockets."""
-        self.world.say(f"n{self.pnn} crashes")
-        self.is_up = False
+        self.world.say(f"n{self.pnn} {what}")
         self.network.node_crashed(self.pnn)
+        self.guard.daemon_gone()
+        self._end(silently=False)
 
     def power_off(self) -> None:
         """The machine is gone without a word."""
         self.world.say(f"n{self.pnn} loses power")
-        self.is_up = False
         self.network.node_silent(self.pnn)
+        self._end(silently=True)
+
+    def _end(self, *, silently: bool) -> None:
+        self.is_up = False
+        self._pending.clear()
+        self._lock.node_gone(self, silently=silently)
+        self.on_end(self)
+
+    # -- standing still -------------------------------------------------------------------
+
+    @property
+    def is_held(self) -> bool:
+        """The daemon does nothing just now."""
+        return self.is_paused or self.is_stalled
+
+    @property
+    def ran_s(self) -> float:
+        """How long this node has run of the world's time, without what it stood still."""
+        now_s = self.world.now_s
+        return now_s - self._still_s - (now_s - self._still_since_s if self.is_held else 0.0)
 
     def pause(self, seconds: float) -> None:
         """The machine stands still: what would happen to it happens afterwards."""
+        if self.is_paused:
+            return
         self.world.say(f"n{self.pnn} pauses for {seconds:.3f} s")
+        self._stand_still()
         self.is_paused = True
+        self._after(seconds, self._go_on)
+
+    def stall(self, seconds: float) -> None:
+        """The daemon hangs; its guard, its children and its clients go on."""
+        if self.is_stalled:
+            return
+        self.world.say(f"n{self.pnn} stalls for {seconds:.3f} s")
+        self._stand_still()
+        self.is_stalled = True
+        self._after(seconds, self._end_stall)
+
+    def slow_down(self, seconds: float) -> None:
+        """The daemon's turns, and its children's jobs, take long for a while."""
+        self.world.say(f"n{self.pnn} is slow for {seconds:.3f} s")
+        self._slow_until_s = self.world.now_s + seconds
+
+    @property
+    def is_slow(self) -> bool:
+        return self.world.now_s < self._slow_until_s
+
+    def _stand_still(self) -> None:
+        if not self.is_held:
+            self._still_since_s = self.world.now_s
+
+    def _move_again(self) -> None:
+        if not self.is_held:
+            self._still_s += self.world.now_s - self._still_since_s
+
+    def _go_on(self) -> None:
+        self.world.say(f"n{self.pnn} goes on")
+        self.is_paused = False
+        self._move_again()
+        self.guard.resume()
+        held, self._machine_held = self._machine_held, []
+        for act in held:
+            act()
+
+    def _end_stall(self) -> None:
+        if self.is_paused:
+            self._machine_held.append(self._end_stall)
+            return
+        self.world.say(f"n{self.pnn} stalls no more")
+        self.is_stalled = False
+        self._move_again()
+        self._take_turn()
+
+    def _take_turn(self) -> None:
+        held, self._daemon_held = self._daemon_held, []
+        for act in held:
+            act()
+
+    # -- time -----------------------------------------------------------------------------
+
+    def _after(self, seconds: float, act: Callable[[], None]) -> None:
+        """In so much of the world's time, whatever the machine does, if it is still the same life."""
         life = self.life
 
-        def resume() -> None:
+        def happen() -> None:
             if self.life == life and self.is_up:
-                self.world.say(f"n{self.pnn} goes on")
-                self.is_paused = False
-                held, self._held = self._held, []
-                for act in held:
-                    act()
+                act()
 
-        self.world.later(seconds, resume)
+        self.world.later(seconds, happen)
 
-    def later(self, seconds: float, act: Callable[[], None]) -> None:
-        """Have something happen to this node, if it still lives then; a paused node gets it later."""
+    def host_later(self, seconds: float, act: Callable[[], None]) -> None:
+        """Have something happen on this machine, if it still lives then; when it pauses, afterwards."""
         life = self.life
 
         def happen() -> None:
             if self.life != life or not self.is_up:
                 return
             if self.is_paused:
-                self._held.append(act)
+                self._machine_held.append(act)
             else:
                 act()
 
         self.world.later(seconds, happen)
+
+    def later(self, seconds: float, act: Callable[[], None]) -> None:
+        """Have something happen in this node's daemon, as `host_later`; when it stalls, afterwards."""
+        life = self.life
+
+        def happen() -> None:
+            if self.life != life or not self.is_up:
+                return
+            if self.is_paused:
+                self._machine_held.append(happen)
+            elif self.is_stalled:
+                self._daemon_held.append(act)
+            elif self.world.now_s < self._slow_until_s:
+                if not self._daemon_held:
+                    turn_s = self.world.random.uniform(*SLOW_TURN_S)
+                    self.world.later(turn_s, self._slow_turn(life))
+                self._daemon_held.append(act)
+            else:
+                act()
+
+        self.world.later(seconds, happen)
+
+    def _slow_turn(self, life: int) -> Callable[[], None]:
+        def turn() -> None:
+            if self.life != life or not self.is_up or self.is_stalled:
+                return
+            if self.is_paused:
+                self._machine_held.append(self._take_turn)
+            else:
+                self._take_turn()
+
+        return turn
+
+    def guard_hears(self, source: int, data: bytes) -> None:
+        """A datagram has arrived at this machine."""
+        if self.is_paused:
+            guard = self.guard
+            self._machine_held.append(lambda: guard.hear(source, data))
+        else:
+            self.guard.hear(source, data)
+
+    @property
+    def peers(self) -> tuple[int, ...]:
+        """The other nodes of the nodes file."""
+        return tuple(pnn for pnn in range(len(self.addresses)) if pnn != self.pnn)
+
+    @property
+    def heartbeat_limits(self) -> tuple[int, int, int]:
+        """Interval in us, limit, stall limit in us, as the tunables are."""
+        values = self.node.state.tunables
+        return values.heartbeat_interval * 1000, values.heartbeat_limit, values.stall_limit * 1000
 
     # -- the pump --------------------------------------------------------------------------
 
@@ -137,7 +303,7 @@ class SimNode:
 
     def work(self) -> None:
         """Run core and engine until both are quiet, then send what they produced."""
-        if self._is_busy:
+        if self._is_busy or not self.is_up:
             return
         self._is_busy = True
         try:
@@ -147,10 +313,14 @@ class SimNode:
 
     def _work(self) -> None:
         now_s = self.world.now_s
+        if self.guard.lease_is_over() and self.records.hold():
+            # As the poller: before any packet is handled.
+            self._pending.insert(0, inputs.LeaseLost("the lease has run out"))
         while True:
             while self._pending:
                 for effect in self.node.step(now_s, self._pending.pop(0)):
                     self._carry_out(effect)
+                self._core_due_s = self.node.deadline_s
                 self.node.validate()
             self.records.run(now_s)
             taken = self.records.take_upcalls()
@@ -166,10 +336,13 @@ class SimNode:
         self._set_timer()
 
     def _set_timer(self) -> None:
-        due = [each for each in (self.node.deadline_s, self.records.deadline_s) if each is not None]
-        if not due:
+        # The core's changes with its steps only.
+        due_s, engine_s = self._core_due_s, self.records.deadline_s
+        if due_s is None or (engine_s is not None and engine_s < due_s):
+            due_s = engine_s
+        if due_s is None:
             return
-        wake_s = max(min(due), self.world.now_s + 1e-6)
+        wake_s = max(due_s, self.world.now_s + 1e-6)
         if self._wake_s is not None and self.world.now_s < self._wake_s <= wake_s:
             return
         self._wake_s = wake_s
@@ -178,8 +351,7 @@ class SimNode:
     def _wake(self) -> None:
         if self._wake_s is not None and self._wake_s <= self.world.now_s:
             self._wake_s = None
-        deadline_s = self.node.deadline_s
-        if deadline_s is not None and deadline_s <= self.world.now_s:
+        if self._core_due_s is not None and self._core_due_s <= self.world.now_s:
             self.step(inputs.TimeElapsed())
         else:
             self.work()
@@ -232,6 +404,8 @@ class SimNode:
                 self.records.send_control(pnn, reqid, opcode, srvid, client_id, flags, data)
             case effects.SendMessage(destnode, srvid, data):
                 self.records.send_message(destnode, srvid, data)
+                if srvid == SRVID_RECONFIGURE and destnode == BROADCAST_CONNECTED:
+                    self.on_recovered(self)
             case effects.Listen(srvid):
                 self.records.listen_for_core(srvid)
             case effects.Unlisten(srvid):
@@ -239,9 +413,10 @@ class SimNode:
             case effects.DropClient(client_id, reason):
                 self.records.close_client(client_id, reason)
             case effects.Connect(pnn):
+                self.guard.watch(self.peers)
                 self.network.want(self.pnn, pnn)
-            case effects.Disconnect(pnn):
-                self.network.drop(self.pnn, pnn)
+            case effects.Disconnect(pnn, reason, forget):
+                self.network.drop(self.pnn, pnn, reason, forget=forget)
             case effects.StartJob():
                 self.workers.start(effect, self.world.now_s)
             case effects.StopJob(job_id):
@@ -250,19 +425,25 @@ class SimNode:
                 self.records.send_keepalive(pnn, VERSION, uptime_s)
             case effects.RunEvent(event_id):
                 # Simulated nodes have no scripts.
-                self._pending.append(inputs.EventEnded(event_id, 0))
+                self.later(0.0, lambda: self.step(inputs.EventEnded(event_id, 0)))
             case effects.StopEvent() | effects.TellAdministrator():
                 pass
             case effects.PutAddress(deed_id) | effects.RemoveAddress(deed_id):
-                self._pending.append(inputs.AddressDone(deed_id))
+                self.later(0.0, lambda: self.step(inputs.AddressDone(deed_id)))
             case effects.AnnounceAddress() | effects.StopAnnouncing():
                 pass
             case effects.SendTickles() | effects.KillConnections():
                 pass
-            case effects.TellGuard() | effects.TakeLock() | effects.DropLock():
-                pass
+            case effects.TellGuard():
+                self.guard.tell(effect)
+            case effects.TakeLock(attempt, only_look):
+                self._lock.take(self, attempt, only_look=only_look)
+            case effects.DropLock(attempt):
+                self._lock.drop(self, attempt)
+            case effects.ReadNodes(read_id):
+                nodes = tuple(inputs.NodeAddress(pnn, address) for pnn, address in enumerate(self.addresses))
+                self.later(0.0, lambda: self.step(inputs.NodesRead(read_id, nodes)))
             case effects.Exit(_code, reason):
-                self.world.say(f"n{self.pnn} exits: {reason}")
-                self.later(0.0, self.crash)
-            case effects.SetHealth() | effects.SetLogLevel() | effects.Announce() | effects.ReadNodes():
+                self.later(0.0, lambda: self.crash(f"exits: {reason}"))
+            case effects.SetHealth() | effects.SetLogLevel() | effects.Announce():
                 pass

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ctdbpy.core.ports import Busy
 from ctdbpy.store.engine import Engine
 from ctdbpy.store.merge import Merge
@@ -21,11 +23,28 @@ class MemoryRecords(Engine):
         self._flags: dict[int, DbFlag] = {}
         self._names: dict[int, str] = {}
         self.lmasters: tuple[int, ...] = ()
+        self._held = False
+        #: Told of each generation this node is given.
+        self.on_generation: Callable[[int], None] = lambda _generation: None
+
+    def set_recovery(self, active: bool) -> None:
+        """The core begins a recovery, or one is over: that alone ends a hold."""
+        self._held = self._held and active
+        super().set_recovery(active)
+
+    def hold(self) -> bool:
+        """The lease is over: serve nothing until a recovery is; False if that is so already."""
+        if self._held:
+            return False
+        self._held = True
+        super().set_recovery(True)
+        return True
 
     def set_map(self, generation: int, lmasters: tuple[int, ...]) -> None:
         """Use this vnnmap from now on."""
         self.lmasters = lmasters
         super().set_map(generation, lmasters)
+        self.on_generation(generation)
 
     def flags(self, db_id: int) -> DbFlag:
         """Flags of an attached database."""

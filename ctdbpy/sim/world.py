@@ -24,6 +24,8 @@ class World:
         self.random = Random(seed)
         self.now_s = START_S
         self.trace: list[str] = []
+        #: How many machines have booted so far.
+        self.boots = 0
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
 

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Many runs, in as many processes as wanted: each is told by its seed alone, sizes included."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from multiprocessing import get_context
+from random import Random
+from typing import Final
+
+from ctdbpy.sim.cluster import Cluster
+
+#: How large the clusters of a mixed run are: mostly small ones, where everything that matters happens.
+SIZES: Final = ((2, 15), (3, 45), (4, 12), (5, 12), (6, 5), (7, 4), (9, 3), (12, 2), (16, 2))
+FAULTS: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One run; everything in it follows from this."""
+
+    seed: int
+    nodes: int
+    faults: int = FAULTS
+    only: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> str:
+        """How to repeat it and see what happened."""
+        only = f" --only {','.join(self.only)}" if self.only else ""
+        chosen = f"--seed {self.seed} --nodes {self.nodes} --faults {self.faults}{only}"
+        return f"python -m ctdbpy.sim {chosen} --trace"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a run ended; `failure` is empty when nothing was found."""
+
+    wanted: Wanted
+    changes: int
+    failure: str = ""
+    trace: tuple[str, ...] = ()
+    digest: str = ""
+
+
+def size_of(seed: int) -> int:
+    """How many nodes a mixed run of this seed has."""
+    numbers, weights = zip(*SIZES, strict=True)
+    return int(Random(f"size {seed}").choices(numbers, weights)[0])
+
+
+def wanted_runs(
+    first: int, runs: int, *, nodes: int | None, faults: int = FAULTS, only: Collection[str] = ()
+) -> list[Wanted]:
+    """Runs of consecutive seeds."""
+    return [Wanted(seed, nodes or size_of(seed), faults, tuple(only)) for seed in range(first, first + runs)]
+
+
+def one(wanted: Wanted, *, with_trace: bool = False) -> Result:
+    """Do a run. A mistake of the simulation itself is a failure like any other, with its traceback."""
+    cluster = Cluster(wanted.seed, nodes=wanted.nodes, only=wanted.only)
+    failure = ""
+    try:
+        cluster.boot()
+        cluster.trouble(wanted.faults)
+        cluster.peace()
+    except AssertionError as error:
+        failure = str(error) or traceback.format_exc(limit=-4)
+    except Exception:
+        failure = traceback.format_exc()
+    trace = tuple(cluster.world.trace) if with_trace else ()
+    return Result(wanted, cluster.changes, failure, trace, cluster.world.digest if with_trace else "")
+
+
+def many(runs: list[Wanted], jobs: int) -> Iterator[Result]:
+    """Do them all; results as they come."""
+    if jobs <= 1:
+        yield from map(one, runs)
+        return
+    with get_context("fork").Pool(jobs) as pool:
+        yield from pool.imap_unordered(one, runs, chunksize=4)
