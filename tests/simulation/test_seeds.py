@@ -10,44 +10,64 @@ import os
 
 import pytest
 
+from ctdbpy.sim import runs
 from ctdbpy.sim.cluster import Cluster, run
+from ctdbpy.sim.faults import FAULTS
 
 #: More on demand: CTDBPY_SEEDS=1000 ./dev test simulation
 SEEDS = int(os.environ.get("CTDBPY_SEEDS", "40"))
 #: (nodes, seed) that once found a mistake, of the code or of the simulation.
-FOUND = [(3, 44), (3, 68), (7, 1000), (7, 1001)]
+FOUND = [
+    (2, 14),
+    (3, 13),
+    (3, 19),
+    (3, 44),
+    (3, 68),
+    (3, 72),
+    (3, 162),
+    (3, 174),
+    (3, 176),
+    (3, 205),
+    (4, 10),
+    (5, 9),
+    (7, 1000),
+    (7, 1001),
+]
 
 
-def _replay(seed: int, nodes: int, faults: int) -> None:
-    try:
-        run(seed, nodes=nodes, faults=faults)
-    except AssertionError as error:
-        command = f"python -m ctdbpy.sim --seed {seed} --nodes {nodes} --faults {faults} --trace"
-        raise AssertionError(f"{error}\nreplay: {command}") from error
+def _replay(wanted: runs.Wanted) -> None:
+    result = runs.one(wanted)
+    assert not result.failure, f"{result.failure}\nreplay: {wanted.command}"
 
 
 @pytest.mark.parametrize("block", range(4))
 def test_three_nodes_lose_nothing(block: int) -> None:
     for seed in range(1 + block, 1 + SEEDS, 4):
-        _replay(seed, 3, 12)
+        _replay(runs.Wanted(seed, 3))
 
 
 @pytest.mark.parametrize("nodes", [2, 5, 9])
 def test_clusters_of_other_sizes_lose_nothing(nodes: int) -> None:
     for seed in range(2000, 2000 + max(2, SEEDS // 10)):
-        _replay(seed, nodes, 10)
+        _replay(runs.Wanted(seed, nodes))
 
 
 @pytest.mark.parametrize(("nodes", "seed"), FOUND)
 def test_seeds_that_found_a_mistake_pass(nodes: int, seed: int) -> None:
-    _replay(seed, nodes, 20 if nodes == 7 else 12)
+    _replay(runs.Wanted(seed, nodes))
+
+
+@pytest.mark.parametrize("fault", [name for name, _ in FAULTS if name != "revive"])
+def test_each_fault_alone_loses_nothing(fault: str) -> None:
+    nodes = 2 if fault.startswith("lock_") else 3
+    _replay(runs.Wanted(1, nodes, 8, (fault, "revive")))
 
 
 def test_the_same_seed_gives_the_same_trace() -> None:
     first, second = run(77), run(77)
     assert first.world.trace == second.world.trace
     assert first.world.digest == second.world.digest
-    assert first.ledger.changes == second.ledger.changes > 1000
+    assert first.changes == second.changes > 1000
 
 
 def test_another_seed_gives_another_trace() -> None:
@@ -55,8 +75,23 @@ def test_another_seed_gives_another_trace() -> None:
 
 
 def test_sixteen_nodes_come_to_rest() -> None:
-    cluster = Cluster(5, nodes=16, clients=1)
+    cluster = Cluster(5, nodes=16)
     cluster.boot()
     cluster.world.run(1.0)
     cluster.peace()
-    assert cluster.ledger.changes > 100
+    assert cluster.changes > 100
+
+
+def test_sixty_four_nodes_come_to_rest_after_a_partition() -> None:
+    cluster = Cluster(6, nodes=64)
+    cluster.boot()
+    cluster.network.split(range(20))
+    cluster.world.run(2.0)
+    cluster.peace()
+    assert cluster.changes > 100
+
+
+def test_runs_of_a_seed_have_a_size_of_their_own() -> None:
+    sizes = [wanted.nodes for wanted in runs.wanted_runs(1, 200, nodes=None)]
+    assert sizes == [wanted.nodes for wanted in runs.wanted_runs(1, 200, nodes=None)]
+    assert {2, 3, 5, 16} <= set(sizes) <= set(range(2, 17))

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Mistakes made on purpose: each must be noticed by the checker that is there for it.
+
+`./dev mutants` tries them all and prints a table. To add one, write a function that patches the code, and
+a row in `TABLE` that says which faults bring the mistake out and which checkers may notice it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+
+from ctdbpy.core.effects import JobKind, StartJob, TellGuard
+from ctdbpy.core.leader.cluster_lock import ClusterLock
+from ctdbpy.core.leader.election import Election
+from ctdbpy.core.leader.rebuild import Rebuild
+from ctdbpy.core.leader.recovery import Recovery
+from ctdbpy.core.membership.flags import Flags
+from ctdbpy.core.membership.standing import Standing
+from ctdbpy.core.records.commits import Commits
+from ctdbpy.core.requests import OK, Reply
+from ctdbpy.core.state import Client as CoreClient
+from ctdbpy.core.state import Database
+from ctdbpy.sim.checkers import Violation
+from ctdbpy.sim.clients import Client
+from ctdbpy.sim.cluster import run
+from ctdbpy.sim.guards import SimGuard
+from ctdbpy.sim.jobs import MemoryWorkers
+from ctdbpy.sim.records import MemoryRecords
+from ctdbpy.store.merge import Merge
+from ctdbpy.wire import packets
+from ctdbpy.wire.records import RecBuffer, RecordHeader
+
+SEEDS = range(1, 31)
+_NETWORK = ("partition", "isolate", "cut", "revive")
+_OUT_AND_DEAD = ("isolate", "long_pause", "power", "restart", "revive")
+_DEATHS = ("crash", "power", "restart", "recover", "revive")
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A mistake, what brings it out, and who has to notice."""
+
+    name: str
+    patch: Callable[[pytest.MonkeyPatch], None]
+    checkers: tuple[str, ...]
+    faults: tuple[str, ...] = _DEATHS
+    nodes: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a mutant: who noticed, with which seed; nobody if `checker` is empty."""
+
+    mutant: Mutant
+    checker: str
+    seed: int
+    text: str
+
+    @property
+    def is_killed(self) -> bool:
+        return self.checker in self.mutant.checkers
+
+
+def hunt(mutant: Mutant) -> Verdict:
+    """Run seeds with the mistake in place until one of its checkers notices it."""
+    noticed = Verdict(mutant, "", 0, "nobody noticed")
+    for seed in SEEDS:
+        with pytest.MonkeyPatch.context() as patch:
+            mutant.patch(patch)
+            try:
+                run(seed, nodes=mutant.nodes, only=mutant.faults)
+            except Violation as violation:
+                noticed = Verdict(mutant, violation.checker, seed, str(violation))
+                if noticed.is_killed:
+                    return noticed
+    return noticed
+
+
+# -- the mistakes -----------------------------------------------------------------------------------
+
+
+class KeepsTheFirstCopy(Merge):
+    """Whichever node is asked first is right about every record."""
+
+    def add(self, buffer: bytes, pnn: int) -> int:
+        known = self.__dict__.setdefault("known", set())
+        records = RecBuffer.unpack(buffer)
+        fresh = tuple(each for each in records.records if each.key not in known)
+        known.update(each.key for each in fresh)
+        super().add(RecBuffer(records.db_id, fresh).pack(), pnn)
+        return len(records.records)
+
+
+def _merge_keeps_the_first(patch: pytest.MonkeyPatch) -> None:
+    def new_merge(_self: MemoryRecords, db_id: int, leader: int, is_volatile: bool) -> Merge:
+        return KeepsTheFirstCopy(db_id, leader, is_volatile)
+
+    patch.setattr(MemoryRecords, "new_merge", new_merge)
+
+
+def _push_stores_nothing(patch: pytest.MonkeyPatch) -> None:
+    right = MemoryWorkers._parts
+
+    def parts(self: MemoryWorkers, job: StartJob) -> Iterator[bytes]:
+        if job.kind is JobKind.PUSH:
+            yield len(RecBuffer.unpack(job.data).records).to_bytes(4, "little")
+            return
+        yield from right(self, job)
+
+    patch.setattr(MemoryWorkers, "_parts", parts)
+
+
+def _recovery_never_ends(patch: pytest.MonkeyPatch) -> None:
+    async def never(_self: Recovery, *_args: object) -> bool:
+        return False
+
+    patch.setattr(Recovery, "run", never)
+
+
+def _client_takes_what_is_not_its(patch: pytest.MonkeyPatch) -> None:
+    right_try, right_unpack = Client._try, RecordHeader.unpack
+
+    def everything_is_mine(self: Client) -> None:
+        def unpack(data: bytes, offset: int = 0) -> RecordHeader:
+            return replace(right_unpack(data, offset), dmaster=self.node.pnn)
+
+        with patch.context() as inner:
+            inner.setattr(RecordHeader, "unpack", staticmethod(unpack))
+            right_try(self)
+
+    patch.setattr(Client, "_try", everything_is_mine)
+
+
+def _rsn_stays(patch: pytest.MonkeyPatch) -> None:
+    right = MemoryRecords.feed_link
+
+    def feed_link(self: MemoryRecords, link_id: int, data: bytes) -> None:
+        fed = b""
+        while data:
+            size = packets.peek_length(data) or len(data)
+            packet, data = data[:size], data[size:]
+            decoded = packets.decode(packet)
+            if isinstance(decoded, packets.ReqDmaster | packets.ReplyDmaster):
+                decoded = replace(decoded, rsn=max(decoded.rsn - 2, 0))
+                packet = decoded.encode()
+            fed += packet
+        right(self, link_id, fed)
+
+    patch.setattr(MemoryRecords, "feed_link", feed_link)
+
+
+def _lease_is_ignored(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(SimGuard, "lease_is_over", lambda _self: False)
+    patch.setattr(Standing, "suspend", lambda _self, _reason: None)
+
+
+def _minority_may_lead(patch: pytest.MonkeyPatch) -> None:
+    right = SimGuard.tell
+
+    def tell(self: SimGuard, facts: TellGuard) -> None:
+        right(self, replace(facts, needed=0))
+        self._node.node.state.has_lease = True
+
+    patch.setattr(SimGuard, "tell", tell)
+
+
+def _everybody_leads(patch: pytest.MonkeyPatch) -> None:
+    def best_is_own(self: Election) -> None:
+        if self._ends_s is not None:
+            self._state.leader = self._state.pnn
+            self._end()
+
+    patch.setattr(Election, "_judge", best_is_own)
+    patch.setattr(Election, "_leader_heard", lambda _self, _source, _data: None)
+
+
+def _generation_is_used_again(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Recovery, "_next_generation", lambda _self, _seen, _copies: 4711)
+
+
+def _lock_is_not_taken(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ClusterLock, "is_needed", property(lambda _self: False))
+
+
+def _calls_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+    def set_recovery(self: MemoryRecords, active: bool) -> None:
+        if active:
+            super(MemoryRecords, self).set_recovery(True)
+
+    patch.setattr(MemoryRecords, "set_recovery", set_recovery)
+
+
+def _ban_never_ends(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Flags, "wake", lambda self, _now_s: setattr(self, "_ban_over_s", None))
+
+
+def _failed_commit_is_acknowledged(patch: pytest.MonkeyPatch) -> None:
+    right = Commits.commit
+
+    async def commit(self: Commits, client: CoreClient, database: Database, buffer: bytes) -> Reply:
+        await right(self, client, database, buffer)
+        return OK
+
+    patch.setattr(Commits, "commit", commit)
+
+
+def _stale_copies_count(patch: pytest.MonkeyPatch) -> None:
+    async def all_nodes(self: Rebuild, *_args: object) -> list[int]:
+        return list(self._nodes)
+
+    patch.setattr(Rebuild, "_sources", all_nodes)
+
+
+def _answer_is_lost(patch: pytest.MonkeyPatch) -> None:
+    """One of two hundred answers never reaches its client."""
+    right = MemoryRecords.take_client
+    taken = 0
+
+    def take_client(self: MemoryRecords, client_id: int) -> bytes:
+        nonlocal taken
+        data = right(self, client_id)
+        taken += bool(data)
+        return b"" if data and taken % 200 == 0 else data
+
+    patch.setattr(MemoryRecords, "take_client", take_client)
+
+
+def _suspended_for_ever(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Standing, "recovered", lambda _self: None)
+
+
+TABLE: tuple[Mutant, ...] = (
+    Mutant("a merge keeps the first copy", _merge_keeps_the_first, ("NoLostWrites",)),
+    Mutant("a push says stored, and stores nothing", _push_stores_nothing, ("NoLostWrites",)),
+    Mutant("stale copies count", _stale_copies_count, ("NoLostWrites",), _OUT_AND_DEAD),
+    Mutant("an answer is lost", _answer_is_lost, ("ClientsAnswered",), ("recover",)),
+    Mutant("a recovery never ends", _recovery_never_ends, ("ComesToRest",)),
+    Mutant("a client takes what is not its", _client_takes_what_is_not_its, ("OneDmaster", "NoLostWrites")),
+    Mutant("a record's rsn stays as it moves", _rsn_stays, ("RsnRises",)),
+    Mutant("the end of a lease is ignored", _lease_is_ignored, ("MinorityStands",), _NETWORK),
+    Mutant("a minority may lead", _minority_may_lead, ("MajorityOnly",), _NETWORK),
+    Mutant("everybody leads", _everybody_leads, ("OneLeader", "ComesToRest"), _NETWORK),
+    Mutant("a generation is used again", _generation_is_used_again, ("OneLeader",)),
+    Mutant("the cluster lock is not taken", _lock_is_not_taken, ("LeaderHoldsLock",), _NETWORK, 2),
+    Mutant("calls are forgotten in a recovery", _calls_are_forgotten, ("ClientsAnswered", "ComesToRest")),
+    Mutant("a ban never ends", _ban_never_ends, ("ComesToRest",), ("disk_full",)),
+    Mutant("a failed commit is acknowledged", _failed_commit_is_acknowledged, ("TransactionsLast",)),
+    Mutant("a suspended node stays so", _suspended_for_ever, ("ComesToRest",), _NETWORK),
+)
+
+
+def main() -> int:
+    """Try every mutant; 1 if one lives."""
+    alive = 0
+    print(f"{'mistake':44} {'noticed by':18} {'seed':>4} {'s':>5}")
+    for mutant in TABLE:
+        began_s = time.monotonic()
+        verdict = hunt(mutant)
+        took_s = time.monotonic() - began_s
+        noticed = verdict.checker if verdict.is_killed else f"{verdict.checker or 'nobody'} (LIVES)"
+        print(f"{mutant.name:44} {noticed:18} {verdict.seed:4} {took_s:5.1f}", flush=True)
+        if not verdict.is_killed:
+            alive += 1
+            print(f"    should be noticed by {' or '.join(mutant.checkers)}: {verdict.text}")
+    print(f"{len(TABLE)} mistakes, {alive} not noticed as they should be")
+    return 1 if alive else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
