@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
 
@@ -46,12 +48,21 @@ def main() -> int:
 def _shown(wanted: list[runs.Wanted], jobs: int) -> list[runs.Result]:
     results: list[runs.Result] = []
     failed = 0
-    for result in runs.many(wanted, jobs):
+    for result in _many(wanted, jobs):
         results.append(result)
         failed += bool(result.failure)
         if len(results) % PROGRESS_EVERY == 0 and len(wanted) > PROGRESS_EVERY:
             print(f"{len(results)} of {len(wanted)} runs, {failed} failed", file=sys.stderr, flush=True)
     return results
+
+
+def _many(wanted: list[runs.Wanted], jobs: int) -> Iterator[runs.Result]:
+    """Do them all; results as they come."""
+    if jobs <= 1:
+        yield from map(runs.one, wanted)
+        return
+    with get_context("fork").Pool(jobs) as pool:
+        yield from pool.imap_unordered(runs.one, wanted, chunksize=4)
 
 
 def _report(results: list[runs.Result]) -> int:

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Many runs, in as many processes as wanted: each is told by its seed alone, sizes included."""
+"""Runs: each is told by its seed alone, the size of its cluster included."""
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
-from multiprocessing import get_context
 from random import Random
 from typing import Final
 
@@ -72,12 +71,3 @@ def one(wanted: Wanted, *, with_trace: bool = False) -> Result:
         failure = traceback.format_exc()
     trace = tuple(cluster.world.trace) if with_trace else ()
     return Result(wanted, cluster.changes, failure, trace, cluster.world.digest if with_trace else "")
-
-
-def many(runs: list[Wanted], jobs: int) -> Iterator[Result]:
-    """Do them all; results as they come."""
-    if jobs <= 1:
-        yield from map(one, runs)
-        return
-    with get_context("fork").Pool(jobs) as pool:
-        yield from pool.imap_unordered(one, runs, chunksize=4)
