@@ -12,6 +12,7 @@ import logging
 import mmap
 import os
 import socket
+import struct
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -35,6 +36,10 @@ READ_BYTES: Final = 1 << 16
 WAITS_S: Final = (0.0, 0.1, 0.5, 2.0, 5.0)
 #: While the core believes that there is no lease, it is looked at so often whether there is one.
 LOOK_S: Final = 0.05
+#: A guard looks ten times a second; one that has not for so many seconds hangs.
+HANGS_S: Final = 5
+#: Where it notes on the shared page when it looked last.
+_LOOKED: Final = struct.Struct("<16xq")
 #: Less than this, and the network's ordinary delays would be deaths.
 INTERVAL_MS_MIN: Final = 10
 LIMIT_MIN: Final = 2
@@ -73,6 +78,10 @@ class Guard:
         self._is_behind = False
         self._again: asyncio.TimerHandle | None = None
         self._look: asyncio.TimerHandle | None = None
+        self._check: asyncio.TimerHandle | None = None
+        #: When it looked last, and for how many seconds it has not looked again.
+        self._looked_us = 0
+        self._still_s = 0
         self._started_s = 0.0
         self._failures = 0
         #: The core was told that the lease is lost; and so said the guard that runs now.
@@ -91,13 +100,14 @@ class Guard:
     def start(self) -> None:
         """Start the process. Raises HostError if that is not possible at all."""
         self._start()
+        self._check = self._loop.call_later(1.0, self._check_again)
 
     def stop(self) -> None:
         """Let it say good-bye to the others and end."""
-        for timer in (self._again, self._look):
+        for timer in (self._again, self._look, self._check):
             if timer is not None:
                 timer.cancel()
-        self._again = self._look = None
+        self._again = self._look = self._check = None
         self._close()
         if self._memory_fd >= 0:
             os.close(self._memory_fd)
@@ -224,6 +234,16 @@ class Guard:
         self._failures += 1
         log.error("the guard has ended (%s): nobody hears this node; started again in %g s", reason, wait_s)
         self._again = self._loop.call_later(wait_s, self._start_again)
+
+    def _check_again(self) -> None:
+        """End a guard that hangs. Counted in our own looks: a pause of the host is one of them."""
+        self._check = self._loop.call_later(1.0, self._check_again)
+        (looked_us,) = _LOOKED.unpack_from(self._page)
+        self._still_s = self._still_s + 1 if looked_us == self._looked_us else 0
+        self._looked_us = looked_us
+        if self._still_s >= HANGS_S and self._socket is not None:
+            self._still_s = 0
+            self._ended(f"it has hung for {HANGS_S} s")
 
     def _start_again(self) -> None:
         self._again = None

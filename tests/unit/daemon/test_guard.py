@@ -163,6 +163,17 @@ def test_a_guard_that_dies_is_started_again(pair: list[Daemon]) -> None:
     assert "node 0 is silent" not in second.log()
 
 
+def test_a_guard_that_hangs_is_ended_and_started_again(pair: list[Daemon]) -> None:
+    first, second = pair
+    guard = guard_of(first)
+    os.kill(guard, signal.SIGSTOP)
+    second.wait_log("node 0 is silent")
+    first.wait_log(r"ERROR: the guard has ended \(it has hung for 5 s\)")
+    wait_until(lambda: guard_of(first) not in (0, guard), "a new guard")
+    assert not is_alive(guard)
+    wait_until(lambda: all(sees(node, 2) for node in pair), "both see both")
+
+
 def test_a_daemon_that_ends_leaves_no_guard_and_its_peer_hears_good_bye(pair: list[Daemon]) -> None:
     first, second = pair
     guard = guard_of(second)
