@@ -205,9 +205,11 @@ class Election:
         can_lead = state.can_lead()
         if can_lead and not self._could_lead:
             self._listen_for(SHORT_WAIT_S)
-            # In the middle of an election: its claim is another one now.
-            self._shown.clear()
-            self._judge()
+            if self._ends_s is not None:
+                # In the middle of an election: its claim is another one now, and somebody waits for it.
+                self._shown.clear()
+                self._show_claim()
+                self._judge()
         self._could_lead = can_lead
         if not can_lead:
             if state.is_inactive:
@@ -285,12 +287,18 @@ class Election:
         self._silence_s = None
         if leader != state.pnn:
             return
+        self._show_claim()
         others = {node.pnn for node in state.others() if node.is_connected}
-        for pnn in sorted(others - self._shown):
-            self._shown.add(pnn)
-            state.send_message(pnn, SRVID_ELECTION, self._claim().pack())
         if others <= {pnn for pnn, claim in self._claims.items() if claim.priority_time != NOT_NOW}:
             self._end()
+
+    def _show_claim(self) -> None:
+        """Send our claim to every linked node that has not seen it."""
+        state = self._state
+        for node in state.others():
+            if node.is_connected and node.pnn not in self._shown:
+                self._shown.add(node.pnn)
+                state.send_message(node.pnn, SRVID_ELECTION, self._claim().pack())
 
     def _end(self) -> None:
         state = self._state
