@@ -132,6 +132,10 @@ class JobKind(Enum):
     WIPE        -                             -
     PULL        u32 lmaster, u32 size limit   parts: one rec_buffer each; last: u32 number of records
     PUSH        rec_buffer                    last: u32 number of records stored
+    GATHER      u8 with own copy              last: u32 records      begin to merge nodes' copies: ours first
+    MERGE       u32 pnn, rec_buffer           last: u32 records      take in what that node has
+    SPREAD      u32 size limit                parts: rec_buffers of the result for the other nodes; last: u32
+                                              number of records, stored here as well
     STORE       rec_buffer                    -      store each record this node does not own, flush
     FETCH       key                           last: the stored record with its header, empty if there is none
     CHECK       -                             -      tdb_check of the file
@@ -149,6 +153,9 @@ class JobKind(Enum):
     WIPE = "wipe"
     PULL = "pull"
     PUSH = "push"
+    GATHER = "gather"
+    MERGE = "merge"
+    SPREAD = "spread"
     STORE = "store"
     FETCH = "fetch"
     CHECK = "check"

@@ -104,11 +104,6 @@ class Records(Protocol):
     def packets_from(self, pnn: int) -> int:
         """Packets received from a node on its present link; a node is silent while this stands still."""
 
-    # -- recovery ----------------------------------------------------------------
-
-    def new_merge(self, db_id: int, leader: int, is_volatile: bool) -> Merge:
-        """Begin to merge the copies of a database; volatile records will have the leader as dmaster."""
-
     # -- clients and messages ------------------------------------------------------
 
     def register_srvid(self, client_id: int, srvid: int) -> None:
@@ -165,16 +160,6 @@ class Records(Protocol):
 
     def reset_counters(self) -> None:
         """Set every counter, latency, bucket and hot key to nothing."""
-
-
-class Merge(Protocol):
-    """One database's records on their way through a recovery: every node's copies in, the newest out."""
-
-    def add(self, buffer: bytes, pnn: int) -> int:
-        """Merge a rec_buffer of node pnn; its number of records. Raises ProtocolError."""
-
-    def take(self, limit: int) -> tuple[bytes, int]:
-        """The next rec_buffer of about `limit` bytes to store everywhere, and its record count; 0 ends."""
 
 
 class Entropy(Protocol):

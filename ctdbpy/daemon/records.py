@@ -10,7 +10,6 @@ from pathlib import Path
 from ctdbpy.core.ports import Busy
 from ctdbpy.store.databases import DatabaseKind, file_name, open_database
 from ctdbpy.store.engine import Engine
-from ctdbpy.store.merge import Merge
 from ctdbpy.store.tdb import CLEAR_IF_FIRST, NOLOCK, NOSYNC, Tdb
 from ctdbpy.wire.constants import BROADCASTS, DbFlag
 
@@ -144,10 +143,6 @@ class LocalRecords(Engine):
             return tdb.fetch(key)
         finally:
             tdb.lockall_unmark()
-
-    def new_merge(self, db_id: int, leader: int, is_volatile: bool) -> Merge:
-        """Begin to merge the copies of a database."""
-        return Merge(db_id, leader, is_volatile)
 
     def counters(self) -> dict[str, int]:
         """Counters by their name in upstream's statistics."""

@@ -29,11 +29,14 @@ from ctdbpy.host.children import Children
 from ctdbpy.store.jobs import (
     Answer,
     Database,
+    Gather,
     Kind,
+    Merge,
     Plain,
     Pull,
     Push,
     Request,
+    Spread,
     Store,
     Task,
     Traverse,
@@ -55,6 +58,7 @@ _NO_JOB: Final = 0
 _NO_DATABASE: Final = Database("", 0, 0, False)
 _TRAVERSE: Final = struct.Struct("=IIB")
 _PULL: Final = struct.Struct("=II")
+_U32: Final = struct.Struct("=I")
 _PLAIN: Final = {
     JobKind.FREEZE: Kind.FREEZE,
     JobKind.THAW: Kind.THAW,
@@ -294,6 +298,12 @@ class Workers:
             case JobKind.PULL:
                 lmaster, limit = _PULL.unpack(job.data)
                 return Pull(lmaster, self._records.lmasters, limit)
+            case JobKind.GATHER:
+                return Gather(self._pnn, bool(job.data[0]))
+            case JobKind.MERGE:
+                return Merge(job.data[_U32.size :], _U32.unpack_from(job.data)[0])
+            case JobKind.SPREAD:
+                return Spread(self._pnn, self._records.lmasters, _U32.unpack(job.data)[0])
             case JobKind.VACUUM_SCAN:
                 return VacuumScan(self._pnn)
             case _:

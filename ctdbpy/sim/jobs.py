@@ -12,7 +12,21 @@ from ctdbpy.core import inputs
 from ctdbpy.core.effects import JobKind, StartJob
 from ctdbpy.errors import StoreError
 from ctdbpy.store import jobs
-from ctdbpy.store.jobs import Database, Kind, Plain, Pull, Push, Store, Task, Traverse, Update, VacuumScan
+from ctdbpy.store.jobs import (
+    Database,
+    Gather,
+    Kind,
+    Merge,
+    Plain,
+    Pull,
+    Push,
+    Spread,
+    Store,
+    Task,
+    Traverse,
+    Update,
+    VacuumScan,
+)
 from ctdbpy.store.sessions import Session
 from ctdbpy.wire.constants import DbFlag
 
@@ -21,9 +35,18 @@ if TYPE_CHECKING:
 
 JOB_S: Final = (0.0001, 0.003)
 SLOW_JOB_S: Final = (0.01, 0.05)
-_WRITES: Final = (JobKind.UPDATE, JobKind.STORE, JobKind.BEGIN, JobKind.PUSH, JobKind.COMMIT, JobKind.WIPE)
+_WRITES: Final = (
+    JobKind.UPDATE,
+    JobKind.STORE,
+    JobKind.BEGIN,
+    JobKind.PUSH,
+    JobKind.SPREAD,
+    JobKind.COMMIT,
+    JobKind.WIPE,
+)
 _TRAVERSE: Final = struct.Struct("=IIB")
 _PULL: Final = struct.Struct("=II")
+_U32: Final = struct.Struct("=I")
 
 
 class MemoryWorkers:
@@ -175,6 +198,12 @@ class MemoryWorkers:
             case JobKind.PULL:
                 lmaster, limit = _PULL.unpack(job.data)
                 return Pull(lmaster, lmasters, limit)
+            case JobKind.GATHER:
+                return Gather(pnn, bool(job.data[0]))
+            case JobKind.MERGE:
+                return Merge(job.data[_U32.size :], _U32.unpack_from(job.data)[0])
+            case JobKind.SPREAD:
+                return Spread(pnn, lmasters, _U32.unpack(job.data)[0])
             case JobKind.VACUUM_SCAN:
                 return VacuumScan(pnn)
             case _:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from ctdbpy.core.ports import Busy
 from ctdbpy.store.engine import Engine
-from ctdbpy.store.merge import Merge
 from ctdbpy.store.tdb import Tdb
 from ctdbpy.wire.constants import DbFlag
 
@@ -84,10 +83,6 @@ class MemoryRecords(Engine):
         if not is_read:
             raise Busy
         return record
-
-    def new_merge(self, db_id: int, leader: int, is_volatile: bool) -> Merge:
-        """Begin to merge the copies of a database."""
-        return Merge(db_id, leader, is_volatile)
 
     def counters(self) -> dict[str, int]:
         """Counters by their name in upstream's statistics."""

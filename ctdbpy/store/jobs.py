@@ -9,7 +9,9 @@ Request, native byte order:
     kind                            body
     TRAVERSE                        u32 reqid   u32 owner   u32 with empty   u32 chunk limit
     PULL                            u32 lmaster   u32 chunk limit   u32 n   n × u32 lmasters
-    PUSH, UPDATE, STORE             u32 pnn   u32 n   n × u32 lmasters   rec_buffer
+    PUSH, UPDATE, STORE, MERGE      u32 pnn   u32 n   n × u32 lmasters   rec_buffer
+    GATHER                          u32 pnn   u32 with own copy
+    SPREAD                          u32 pnn   u32 chunk limit   u32 n   n × u32 lmasters
     VACUUM_SCAN                     u32 pnn   u32 chunk limit
     the others                      -
 
@@ -18,7 +20,8 @@ last = 0; the end has last = 1 and carries a text when status is not 0, otherwis
 
     kind                            parts                            end
     TRAVERSE, VACUUM_SCAN           back-to-back rec_data            u32 number of records
-    PULL                            one rec_buffer each              u32 number of records
+    PULL, SPREAD                    one rec_buffer each              u32 number of records
+    GATHER, MERGE                   -                                u32 number of records taken in
     PUSH                            -                                u32 number of records, then for each key
                                                                      to schedule for deletion: u32 length, key
     UPDATE, STORE                   -                                u32 number of records stored
@@ -78,6 +81,9 @@ class Kind(IntEnum):
     FORGET = 15
     STOP = 16
     STORE = 17
+    GATHER = 18
+    MERGE = 19
+    SPREAD = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +162,38 @@ class Store(_Buffer):
 
 
 @dataclass(frozen=True, slots=True)
+class Gather:
+    """Begin to bring every node's copies together; `with_own`: all records of this file are the first."""
+
+    kind: ClassVar[Kind] = Kind.GATHER
+    pnn: int
+    with_own: bool
+
+    def pack(self) -> bytes:
+        return _SCAN.pack(self.pnn, self.with_own)
+
+
+@dataclass(frozen=True, slots=True)
+class Merge(_Buffer):
+    """Take a rec_buffer of node `pnn` into what `Gather` has begun."""
+
+    kind: ClassVar[Kind] = Kind.MERGE
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Give the merged records with `pnn` as dmaster, to be stored everywhere, and store them here."""
+
+    kind: ClassVar[Kind] = Kind.SPREAD
+    pnn: int
+    lmasters: tuple[int, ...] = ()
+    limit: int = 1000000
+
+    def pack(self) -> bytes:
+        return _PULL.pack(self.pnn, self.limit, len(self.lmasters)) + _pack_map(self.lmasters)
+
+
+@dataclass(frozen=True, slots=True)
 class VacuumScan:
     """Keys and headers of the empty records whose dmaster is `pnn`."""
 
@@ -177,7 +215,11 @@ class Plain:
         return b""
 
 
-Task = Traverse | Pull | Push | Update | Store | VacuumScan | Plain
+Task = Traverse | Pull | Push | Update | Store | Gather | Merge | Spread | VacuumScan | Plain
+
+_BUFFERS: Final[dict[Kind, type[Push] | type[Update] | type[Store] | type[Merge]]] = {
+    each.kind: each for each in (Push, Update, Store, Merge)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,13 +344,17 @@ def _unpack_task(kind: Kind, body: bytes) -> Task:
             lmaster, limit, size = _unpack(_PULL, body)
             lmasters, _ = _unpack_map(body, _PULL.size, size)
             return Pull(lmaster, lmasters, limit)
-        case Kind.PUSH | Kind.UPDATE | Kind.STORE:
+        case Kind.PUSH | Kind.UPDATE | Kind.STORE | Kind.MERGE:
             pnn, size = _unpack(_STORE, body)
             lmasters, at = _unpack_map(body, _STORE.size, size)
-            made: type[Push] | type[Update] | type[Store] = Push
-            if kind is not Kind.PUSH:
-                made = Update if kind is Kind.UPDATE else Store
-            return made(body[at:], pnn, lmasters)
+            return _BUFFERS[kind](body[at:], pnn, lmasters)
+        case Kind.GATHER:
+            pnn, with_own = _unpack(_SCAN, body)
+            return Gather(pnn, bool(with_own))
+        case Kind.SPREAD:
+            pnn, limit, size = _unpack(_PULL, body)
+            lmasters, _ = _unpack_map(body, _PULL.size, size)
+            return Spread(pnn, lmasters, limit)
         case Kind.VACUUM_SCAN:
             return VacuumScan(*_unpack(_SCAN, body))
         case _:

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from ctdbpy.errors import StoreError
 from ctdbpy.store import bulk, jobs
 from ctdbpy.store.jobs import Database, Kind, Task
+from ctdbpy.store.merge import Merge
 from ctdbpy.store.tdb import Tdb
 from ctdbpy.wire.records import RecBuffer
 
@@ -31,6 +32,7 @@ class Session:
         self.in_transaction = False
         # What a TDB in memory held when its transaction began: it has none of its own.
         self._before: dict[bytes, bytes] = {}
+        self._merge: Merge | None = None
 
     @property
     def before(self) -> dict[bytes, bytes] | None:
@@ -59,15 +61,15 @@ class Session:
                 return (yield from self._walk(bulk.vacuum_scan(self.tdb, pnn=task.pnn, limit=task.limit)))
             case jobs.Push():
                 self._need_transaction("push to")
-                stored, scheduled = bulk.push(
-                    self.tdb,
-                    task.buffer,
-                    db_id=self.database.db_id,
-                    is_volatile=self.database.is_volatile,
-                    pnn=task.pnn,
-                    lmasters=task.lmasters,
-                )
-                return jobs.pack_count(stored, scheduled)
+                return jobs.pack_count(*self._push(task))
+            case jobs.Gather():
+                return jobs.pack_count(self._gather(task))
+            case jobs.Merge():
+                if self._merge is None:
+                    raise WrongState(f"cannot merge into {self.database.path!r}: nothing is gathered")
+                return jobs.pack_count(self._merge.add(task.buffer, task.pnn))
+            case jobs.Spread():
+                return (yield from self._spread(task))
             case jobs.Update():
                 if self.is_frozen:
                     raise WrongState(f"cannot update {self.database.path!r}: it is frozen")
@@ -98,6 +100,38 @@ class Session:
                 self.tdb.chainunlock(record.key)
         self.tdb.sync()
         return stored
+
+    def _gather(self, task: jobs.Gather) -> int:
+        self._merge = merge = Merge(self.database.db_id, self.database.is_volatile, self.tdb.hash_size)
+        if not task.with_own:
+            return 0
+        with self._marked():
+            return merge.add_own(self.tdb, task.pnn)
+
+    def _spread(self, task: jobs.Spread) -> Generator[bytes, None, bytes]:
+        """Others get each buffer first: they store it while we do."""
+        self._need_transaction("spread")
+        merge, self._merge = self._merge, None
+        if merge is None:
+            raise WrongState(f"cannot spread {self.database.path!r}: nothing is gathered")
+        total = 0
+        while True:
+            buffer, count = merge.take(task.pnn, task.limit)
+            if not count:
+                return jobs.pack_count(total)
+            yield buffer
+            self._push(jobs.Push(buffer, task.pnn, task.lmasters))
+            total += count
+
+    def _push(self, task: jobs.Push) -> tuple[int, list[bytes]]:
+        return bulk.push(
+            self.tdb,
+            task.buffer,
+            db_id=self.database.db_id,
+            is_volatile=self.database.is_volatile,
+            pnn=task.pnn,
+            lmasters=task.lmasters,
+        )
 
     def _walk(self, walk: bulk.Walk) -> Generator[bytes, None, bytes]:
         with self._marked():
@@ -161,7 +195,8 @@ class Session:
         self._before.clear()
 
     def thaw(self) -> None:
-        """Drop a transaction that was not committed, before the locks are given up."""
+        """Drop what was gathered or not committed, before the locks are given up."""
+        self._merge = None
         if self.in_transaction:
             self.in_transaction = False
             self._cancel()

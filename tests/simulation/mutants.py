@@ -31,7 +31,10 @@ from ctdbpy.sim.cluster import run
 from ctdbpy.sim.guards import SimGuard
 from ctdbpy.sim.jobs import MemoryWorkers
 from ctdbpy.sim.records import MemoryRecords
+from ctdbpy.store import sessions
+from ctdbpy.store.bulk import pull
 from ctdbpy.store.merge import Merge
+from ctdbpy.store.tdb import Tdb
 from ctdbpy.wire import packets
 from ctdbpy.wire.records import RecBuffer, RecordHeader
 
@@ -95,12 +98,12 @@ class KeepsTheFirstCopy(Merge):
         super().add(RecBuffer(records.db_id, fresh).pack(), pnn)
         return len(records.records)
 
+    def add_own(self, tdb: Tdb, pnn: int) -> int:
+        return sum(self.add(buffer, pnn) for buffer in pull(tdb, db_id=0))
+
 
 def _merge_keeps_the_first(patch: pytest.MonkeyPatch) -> None:
-    def new_merge(_self: MemoryRecords, db_id: int, leader: int, is_volatile: bool) -> Merge:
-        return KeepsTheFirstCopy(db_id, leader, is_volatile)
-
-    patch.setattr(MemoryRecords, "new_merge", new_merge)
+    patch.setattr(sessions, "Merge", KeepsTheFirstCopy)
 
 
 def _push_stores_nothing(patch: pytest.MonkeyPatch) -> None:

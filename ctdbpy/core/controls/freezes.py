@@ -16,10 +16,29 @@ from ctdbpy.wire.structures import PullDbExt, TransDb
 _Answer = Reply | Coroutine[Any, Any, Reply]
 
 
+def _of_database(act: Callable[[Rooms, Database], _Answer]) -> Handler:
+    def handle(rooms: Rooms, _request: Request, database: Database) -> _Answer:
+        return rooms.freezes.in_turn(database, lambda: act(rooms, database))
+
+    return of_database(handle)
+
+
 def _in_transaction(act: Callable[[Rooms, Database, int], _Answer]) -> Handler:
     def handle(rooms: Rooms, _request: Request, value: TransDb) -> _Answer:
         database = rooms.state.databases.get(value.db_id)
-        return no_database(value.db_id) if database is None else act(rooms, database, value.tid)
+        if database is None:
+            return no_database(value.db_id)
+        return rooms.freezes.in_turn(database, lambda: act(rooms, database, value.tid))
+
+    return handle
+
+
+def _of_transfer(act: Callable[[Rooms, Request, Database, PullDbExt], _Answer]) -> Handler:
+    def handle(rooms: Rooms, request: Request, wanted: PullDbExt) -> _Answer:
+        database = rooms.state.databases.get(wanted.db_id)
+        if database is None:
+            return no_database(wanted.db_id)
+        return rooms.freezes.in_turn(database, lambda: act(rooms, request, database, wanted))
 
     return handle
 
@@ -28,11 +47,11 @@ def _freeze_all(rooms: Rooms, _request: Request, _value: None) -> _Answer:
     return rooms.freezes.freeze_all()
 
 
-def _freeze(rooms: Rooms, _request: Request, database: Database) -> _Answer:
+def _freeze(rooms: Rooms, database: Database) -> _Answer:
     return rooms.freezes.freeze(database)
 
 
-def _thaw(rooms: Rooms, _request: Request, database: Database) -> _Answer:
+def _thaw(rooms: Rooms, database: Database) -> _Answer:
     if rooms.state.is_inactive:
         # A recovery that began before this node was banned or stopped: it would move without the others.
         return refuse(f"cannot thaw {database.name!r}: this node is banned or stopped")
@@ -51,37 +70,31 @@ def _wipe(rooms: Rooms, database: Database, transaction: int) -> _Answer:
     return rooms.freezes.wipe(database, transaction)
 
 
-def _cancel(rooms: Rooms, _request: Request, database: Database) -> _Answer:
+def _cancel(rooms: Rooms, database: Database) -> _Answer:
     return rooms.freezes.cancel(database)
 
 
-def _pull(rooms: Rooms, request: Request, wanted: PullDbExt) -> _Answer:
-    database = rooms.state.databases.get(wanted.db_id)
-    if database is None:
-        return no_database(wanted.db_id)
+def _pull(rooms: Rooms, request: Request, database: Database, wanted: PullDbExt) -> _Answer:
     return rooms.freezes.pull(database, wanted.lmaster, request.pnn, wanted.srvid)
 
 
-def _push_start(rooms: Rooms, _request: Request, wanted: PullDbExt) -> _Answer:
-    database = rooms.state.databases.get(wanted.db_id)
-    if database is None:
-        return no_database(wanted.db_id)
+def _push_start(rooms: Rooms, _request: Request, database: Database, wanted: PullDbExt) -> _Answer:
     return rooms.freezes.push_start(database, wanted.srvid)
 
 
-def _push_confirm(rooms: Rooms, _request: Request, database: Database) -> _Answer:
+def _push_confirm(rooms: Rooms, database: Database) -> _Answer:
     return rooms.freezes.push_confirm(database)
 
 
 HANDLERS: dict[Control, Handler] = {
     Control.FREEZE: _freeze_all,
-    Control.DB_FREEZE: of_database(_freeze),
-    Control.DB_THAW: of_database(_thaw),
+    Control.DB_FREEZE: _of_database(_freeze),
+    Control.DB_THAW: _of_database(_thaw),
     Control.DB_TRANSACTION_START: _in_transaction(_begin),
     Control.DB_TRANSACTION_COMMIT: _in_transaction(_commit),
-    Control.DB_TRANSACTION_CANCEL: of_database(_cancel),
+    Control.DB_TRANSACTION_CANCEL: _of_database(_cancel),
     Control.WIPE_DATABASE: _in_transaction(_wipe),
-    Control.DB_PULL: _pull,
-    Control.DB_PUSH_START: _push_start,
-    Control.DB_PUSH_CONFIRM: of_database(_push_confirm),
+    Control.DB_PULL: _of_transfer(_pull),
+    Control.DB_PUSH_START: _of_transfer(_push_start),
+    Control.DB_PUSH_CONFIRM: _of_database(_push_confirm),
 }

@@ -16,18 +16,17 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from ctdbpy.core.effects import LogLevel, Unlisten
+from ctdbpy.core.effects import LogLevel
+from ctdbpy.core.jobs import Jobs
+from ctdbpy.core.leader.asking import Asking, Failed, Step, told
 from ctdbpy.core.leader.generations import is_later, latest
-from ctdbpy.core.ports import Merge
-from ctdbpy.core.procedures import Promise, Runner
-from ctdbpy.core.requests import Reply
-from ctdbpy.core.routing import DISCONNECTED, NOT_CONNECTED, TIMED_OUT, Routing
+from ctdbpy.core.leader.transfers import Pull, Table
+from ctdbpy.core.procedures import Runner
+from ctdbpy.core.routing import Routing
 from ctdbpy.core.state import State
-from ctdbpy.errors import ProtocolError
-from ctdbpy.wire.codecs import U32, U64, Codec, Str0
+from ctdbpy.wire.codecs import U32, U64, Str0
 from ctdbpy.wire.constants import LMASTER_ANY, ControlFlag, DbFlag
 from ctdbpy.wire.controls import Control
-from ctdbpy.wire.srvids import srvid_of_recovery
 from ctdbpy.wire.structures import PullDbExt, TransDb
 
 _ATTACH = {
@@ -39,21 +38,6 @@ KINDS = DbFlag.PERSISTENT | DbFlag.REPLICATED
 
 _NO_GENERATIONS: Final[Mapping[int, Mapping[int, int]]] = MappingProxyType({})
 
-#: Buffers sent to a node before it must have taken them in.
-BUFFERS_IN_FLIGHT = 8
-
-
-class Failed(Exception):
-    """A step of a recovery did not work; the recovery is repeated.
-
-    `pnn` is the node that spoilt it, if one did: by no answer in time (`is_late`), or by a refusal.
-    """
-
-    def __init__(self, text: str, pnn: int | None = None, *, is_late: bool = False) -> None:
-        super().__init__(text)
-        self.pnn = pnn
-        self.is_late = is_late
-
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -63,12 +47,17 @@ class Wanted:
     flags: DbFlag
     holders: tuple[int, ...]
 
+    @property
+    def is_volatile(self) -> bool:
+        return not self.flags & KINDS
 
-class Rebuild:
-    """Brings databases to a new generation on a set of nodes.
+
+class Rebuild(Asking):
+    """Brings databases to a new generation on a set of nodes, this one among them.
 
     `generations` says by node and database which generation the copy there is of. A node that is not in it
-    (a C daemon does not tell), or a database that is not, counts.
+    (a C daemon does not tell), or a database that is not, counts. A node that is in it is one of ours: what
+    builds on each other it can be asked at once.
     """
 
     def __init__(
@@ -76,57 +65,56 @@ class Rebuild:
         state: State,
         runner: Runner,
         routing: Routing,
+        jobs: Jobs,
         nodes: list[int],
         generation: int,
         generations: Mapping[int, Mapping[int, int]] = _NO_GENERATIONS,
     ) -> None:
-        self._state = state
-        self._runner = runner
-        self._routing = routing
+        super().__init__(state, runner, routing, generation)
+        self._jobs = jobs
         self._nodes = nodes
+        self._others = [pnn for pnn in nodes if pnn != state.pnn]
         self._generation = generation
         self._generations = generations
         self._told_stale: set[int] = set()
-        # Each leader and each recovery has its own, so that late messages of another one find nobody.
-        self._first_srvid = (state.pnn & 0xFF) << 24 | (generation & 0xFF) << 16
-        self._last_srvid = 0
 
     async def run(self, wanted: Wanted) -> int:
         """Rebuild one database; returns its number of records. Raises Failed."""
-        db_id = wanted.db_id
-        number = U32.pack(db_id)
-        transaction = TransDb(db_id, self._generation).pack()
-        name = await self._attach(wanted)
+        number = U32.pack(wanted.db_id)
+        transaction = TransDb(wanted.db_id, self._generation).pack()
+        await self._attach(wanted)
         await self.all(self._nodes, Control.DB_FREEZE, number)
-        await self.all(self._nodes, Control.DB_TRANSACTION_START, transaction)
-        merge = self._state.records.new_merge(db_id, self._state.pnn, not wanted.flags & KINDS)
-        for pnn in await self._sources(wanted):
-            await self._pull(db_id, pnn, merge)
-        await self.all(self._nodes, Control.WIPE_DATABASE, transaction)
-        count = await self._push(db_id, name, merge)
-        await self.all(self._nodes, Control.DB_TRANSACTION_COMMIT, transaction)
-        await self.all(self._nodes, Control.DB_THAW, number)
+        if not wanted.is_volatile:
+            # Inside a transaction only do they tell their sequence numbers.
+            await self.all(self._nodes, Control.DB_TRANSACTION_START, transaction)
+        sources = await self._sources(wanted)
+        table, srvid = await self._table(wanted, sources), self.new_srvid()
+        prepared = [self._prepare(pnn, wanted, table, pnn in sources, srvid) for pnn in self._nodes]
+        await self.runner.gather("prepare", prepared)
+        count = await table.spread(self._others, srvid)
+        await self._confirm(wanted, count)
+        last = [(Control.DB_TRANSACTION_COMMIT, transaction), (Control.DB_THAW, number)]
+        ended = [self.in_order(pnn, last, at_once=self._is_ours(pnn)) for pnn in self._nodes]
+        await self.runner.gather("commit", ended)
         return count
 
-    async def _attach(self, wanted: Wanted) -> str:
-        """Have every node open the database; its name."""
-        number = U32.pack(wanted.db_id)
-        reply = (await self.all([wanted.holders[0]], Control.GET_DBNAME, number))[wanted.holders[0]]
-        try:
-            name = Str0.unpack(reply.data)
-        except ProtocolError as error:
-            raise Failed(f"database 0x{wanted.db_id:08x} has no name: {error}") from error
+    async def _attach(self, wanted: Wanted) -> None:
+        """Have every node open the database."""
         lacking = [pnn for pnn in self._nodes if pnn not in wanted.holders]
+        if not lacking:
+            return
+        holder = wanted.holders[0]
+        reply = (await self.all([holder], Control.GET_DBNAME, U32.pack(wanted.db_id)))[holder]
+        name = told(Str0, reply, f"the name of database {wanted.db_id:#010x}", holder)
         opcode = _ATTACH[wanted.flags & KINDS]
         await self.all(lacking, opcode, Str0.pack(name), flags=ControlFlag.ATTACH_RECOVERY)
-        return name
 
     async def _sources(self, wanted: Wanted) -> list[int]:
         """Whose copies count: all of the latest generation; with transactions the furthest one alone."""
-        if not wanted.flags & KINDS:
+        if wanted.is_volatile:
             return self._fresh(wanted.db_id)
         replies = await self.all(self._nodes, Control.GET_DB_SEQNUM, U64.pack(wanted.db_id))
-        seqnums = {pnn: _number(U64, reply, "its sequence number") for pnn, reply in replies.items()}
+        seqnums = {pnn: told(U64, reply, "its sequence number", pnn) for pnn, reply in replies.items()}
         return [max(self._nodes, key=lambda pnn: (seqnums[pnn], -pnn))]
 
     def _fresh(self, db_id: int) -> list[int]:
@@ -138,112 +126,49 @@ class Rebuild:
             if pnn not in self._told_stale:
                 self._told_stale.add(pnn)
                 text = f"node {pnn} brings stale copies: database {db_id:#010x} of generation {known[pnn]}"
-                self._state.log(LogLevel.NOTICE, f"{text}, others have {last}; its records do not count")
+                self.state.log(LogLevel.NOTICE, f"{text}, others have {last}; its records do not count")
         return [pnn for pnn in self._nodes if pnn not in stale]
 
-    async def _pull(self, db_id: int, pnn: int, merge: Merge) -> None:
-        srvid = self._new_srvid()
-        received = 0
-        problem = ""
-        more: Promise[None] = Promise()
+    async def _table(self, wanted: Wanted, sources: list[int]) -> Table:
+        """Where copies come together, begun with this node's own if it counts."""
+        database = self.state.databases.get(wanted.db_id)
+        if database is None or not database.is_frozen:
+            raise Failed(f"database {wanted.db_id:#010x} is not frozen here any more", self.state.pnn)
+        table = Table(self, self._jobs, database)
+        await table.begin(with_own=self.state.pnn in sources and not database.is_invalid)
+        return table
 
-        def arrived(_pnn: int, data: bytes) -> None:
-            nonlocal received, problem, more
-            try:
-                received += merge.add(data, pnn)
-            except ProtocolError as error:
-                problem = str(error)
-            before, more = more, Promise()
-            before.resolve(None)
-
-        self._state.listen(srvid, arrived)
+    async def _prepare(self, pnn: int, wanted: Wanted, table: Table, counts: bool, srvid: int) -> None:
+        """Have a node's copy in the table, if it counts, and the node ready for the result."""
+        transaction = TransDb(wanted.db_id, self._generation).pack()
+        steps: list[Step] = [(Control.WIPE_DATABASE, transaction)]
+        if wanted.is_volatile:
+            steps.insert(0, (Control.DB_TRANSACTION_START, transaction))
+        if pnn == self.state.pnn:
+            await self.in_order(pnn, steps, at_once=True)
+            return
+        steps.append((Control.DB_PUSH_START, PullDbExt(wanted.db_id, LMASTER_ANY, srvid).pack()))
+        if not counts:
+            await self.in_order(pnn, steps, at_once=self._is_ours(pnn))
+            return
+        pull = Pull(self, table, wanted.db_id, pnn)
         try:
-            request = PullDbExt(db_id, LMASTER_ANY, srvid).pack()
-            reply = (await self.all([pnn], Control.DB_PULL, request))[pnn]
-            expected = _number(U32, reply, "its number of records")
-            # Our own records come by way of the loop, after the reply.
-            while received < expected and not problem:
-                before = received
-                await self._runner.limit(more, self._timeout_s, None)
-                if received == before:
-                    break
+            # Through a transaction libtdb reads more slowly; a C daemon is asked as by its own leaders.
+            place = 0 if self._is_ours(pnn) else len(steps) - 2
+            steps.insert(place, (Control.DB_PULL, pull.request))
+            replies = await self.in_order(pnn, steps, at_once=self._is_ours(pnn))
+            await pull.complete(replies[place])
         finally:
-            self._end_srvid(srvid)
-        if problem or received != expected:
-            raise Failed(
-                f"DB_PULL of 0x{db_id:08x} from node {pnn}: {received} of {expected} records {problem}", pnn
-            )
+            pull.end()
 
-    async def _push(self, db_id: int, name: str, merge: Merge) -> int:
-        srvid = self._new_srvid()
-        limit = self._state.tunables.rec_buffer_size_limit
-        await self.all(self._nodes, Control.DB_PUSH_START, PullDbExt(db_id, LMASTER_ANY, srvid).pack())
-        total = sent = 0
-        while True:
-            buffer, count = merge.take(limit)
-            if not count:
-                break
-            total += count
-            sent += 1
-            for pnn in self._nodes:
-                self._state.send_message(pnn, srvid, buffer)
-            if sent % BUFFERS_IN_FLIGHT == 0:
-                await self._settle_messages()
-        await self._settle_messages()
-        replies = await self.all(self._nodes, Control.DB_PUSH_CONFIRM, U32.pack(db_id))
+    async def _confirm(self, wanted: Wanted, count: int) -> None:
+        """Every node has stored what it was sent."""
+        replies = await self.all(self._others, Control.DB_PUSH_CONFIRM, U32.pack(wanted.db_id))
         for pnn, reply in replies.items():
-            stored = _number(U32, reply, "its number of records")
-            if stored != total:
-                raise Failed(f"DB_PUSH_CONFIRM of {name!r} on node {pnn}: {stored} of {total} records", pnn)
-        return total
+            stored = told(U32, reply, "its number of records", pnn)
+            if stored != count:
+                text = f"DB_PUSH_CONFIRM of {wanted.db_id:#010x} on node {pnn}: {stored} of {count} records"
+                raise Failed(text, pnn)
 
-    async def _settle_messages(self) -> None:
-        """Wait until every node, this one included, has taken in the messages sent so far, most stored."""
-        srvid = self._new_srvid()
-        here: Promise[bool] = Promise()
-        self._state.listen(srvid, lambda _pnn, _data: here.resolve(True))
-        try:
-            self._state.send_message(self._state.pnn, srvid, b"")
-            if not await self._runner.limit(here, self._timeout_s, False):
-                raise Failed("messages to this node itself do not arrive")
-            await self.all(self._nodes, Control.PING, is_count=True)
-        finally:
-            self._end_srvid(srvid)
-
-    # -- asking ----------------------------------------------------------------------------------
-
-    async def all(
-        self, nodes: list[int], opcode: Control, data: bytes = b"", *, flags: int = 0, is_count: bool = False
-    ) -> Mapping[int, Reply]:
-        """Ask every node the same; all must say yes (`is_count`: a status that counts something)."""
-        answers = {
-            pnn: self._routing.call(pnn, opcode, data, flags=flags, timeout_s=self._timeout_s)
-            for pnn in nodes
-        }
-        replies = {pnn: await answer for pnn, answer in answers.items()}
-        for pnn, reply in replies.items():
-            if not (reply.is_good or (is_count and reply.status >= 0)):
-                text = f"{opcode.name} on node {pnn}: {reply.error or f'status {reply.status}'}"
-                # Who is gone is left out next time.
-                is_gone = reply.error in (DISCONNECTED, NOT_CONNECTED)
-                raise Failed(text, None if is_gone else pnn, is_late=reply.error == TIMED_OUT)
-        return replies
-
-    @property
-    def _timeout_s(self) -> float:
-        return float(self._state.tunables.recover_timeout)
-
-    def _new_srvid(self) -> int:
-        self._last_srvid += 1
-        return srvid_of_recovery(self._first_srvid + self._last_srvid)
-
-    def _end_srvid(self, srvid: int) -> None:
-        self._state.unlisten(srvid)
-        self._state.emit(Unlisten(srvid))
-
-
-def _number(codec: Codec[int], reply: Reply, what: str) -> int:
-    try:
-        return codec.unpack(reply.data)
-    except ProtocolError as error:
-        raise Failed(f"a node does not tell {what}: {error}") from error
+    def _is_ours(self, pnn: int) -> bool:
+        return pnn == self.state.pnn or pnn in self._generations

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ctdbpy.core.effects import LogLevel
+from ctdbpy.core.jobs import Jobs
+from ctdbpy.core.leader.asking import Failed
 from ctdbpy.core.leader.generations import following, latest
-from ctdbpy.core.leader.rebuild import KINDS, Failed, Rebuild, Wanted
+from ctdbpy.core.leader.rebuild import KINDS, Rebuild, Wanted
 from ctdbpy.core.membership.bans import Bans
 from ctdbpy.core.procedures import Runner
 from ctdbpy.core.requests import Reply
@@ -27,10 +29,11 @@ from ctdbpy.wire.structures import DbGenerations, DbIdMap, VnnMap
 class Recovery:
     """The leader's recovery, one at a time."""
 
-    def __init__(self, state: State, runner: Runner, routing: Routing, bans: Bans) -> None:
+    def __init__(self, state: State, runner: Runner, routing: Routing, jobs: Jobs, bans: Bans) -> None:
         self._state = state
         self._runner = runner
         self._routing = routing
+        self._jobs = jobs
         self._bans = bans
 
     async def run(self, reason: str, lmasters: tuple[int, ...], seen: tuple[int, ...]) -> bool:
@@ -46,7 +49,7 @@ class Recovery:
         nodes = state.active()
         copies = await self._generations(nodes)
         generation = self._next_generation(seen, copies)
-        rebuild = Rebuild(state, self._runner, self._routing, nodes, generation, copies)
+        rebuild = Rebuild(state, self._runner, self._routing, self._jobs, nodes, generation, copies)
         try:
             await rebuild.all(nodes, Control.SET_RECMODE, U32.pack(RecoveryMode.ACTIVE))
             await rebuild.all(nodes, Control.START_RECOVERY)

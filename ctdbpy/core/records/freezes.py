@@ -9,7 +9,7 @@ Source: reference/ctdb.md 7.8, 7.10.
 from __future__ import annotations
 
 import struct
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -51,6 +51,28 @@ class Freezes:
         self._pushes: dict[int, _Push] = {}
         #: Commits under way, by database.
         self._commits: dict[int, Promise[Outcome]] = {}
+        #: The last thing asked of a database, while it is not done.
+        self._turns: dict[int, Promise[None]] = {}
+
+    async def in_turn(
+        self, database: Database, act: Callable[[], Reply | Coroutine[Any, Any, Reply]]
+    ) -> Reply:
+        """Do what is asked of a database after all that was asked before.
+
+        A leader of ours asks for what builds on each other without waiting for answers.
+        """
+        before = self._turns.get(database.db_id)
+        mine: Promise[None] = Promise()
+        self._turns[database.db_id] = mine
+        try:
+            if before is not None:
+                await before
+            answer = act()
+            return answer if isinstance(answer, Reply) else await answer
+        finally:
+            if self._turns.get(database.db_id) is mine:
+                del self._turns[database.db_id]
+            mine.resolve(None)
 
     # -- freeze and thaw ------------------------------------------------------------------------
 

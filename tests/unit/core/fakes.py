@@ -52,6 +52,7 @@ from ctdbpy.wire.controls import Control
 from ctdbpy.wire.packets import ReqControl
 from ctdbpy.wire.records import RecBuffer, RecData, RecordHeader
 from ctdbpy.wire.tunables import Tunables
+from tests.unit.core.merges import FakeMerge
 
 Latency = tuple[int, float, float, float]
 
@@ -197,9 +198,6 @@ class FakeRecords:
     def packets_from(self, pnn: int) -> int:
         return self.packets.get(pnn, 0)
 
-    def new_merge(self, db_id: int, leader: int, is_volatile: bool) -> FakeMerge:
-        return FakeMerge(db_id, leader, is_volatile)
-
     def register_srvid(self, client_id: int, srvid: int) -> None:
         self.srvids.setdefault(client_id, []).append(srvid)
 
@@ -263,40 +261,6 @@ class FakeRecords:
         self.counted = {}
 
 
-class FakeMerge:
-    """`core.ports.Merge` on a dictionary: the highest rsn wins, empty records are left out."""
-
-    def __init__(self, db_id: int, leader: int, is_volatile: bool) -> None:
-        self.db_id = db_id
-        self.leader = leader
-        self.is_volatile = is_volatile
-        self.records: dict[bytes, RecData] = {}
-
-    def add(self, buffer: bytes, pnn: int) -> int:
-        received = RecBuffer.unpack(buffer)
-        for record in received.records:
-            old = self.records.get(record.key)
-            if old is None or record.header.rsn > old.header.rsn:
-                self.records[record.key] = record
-        return len(received.records)
-
-    def take(self, limit: int) -> tuple[bytes, int]:
-        taken: list[RecData] = []
-        size = 0
-        while self.records and size < limit:
-            key = next(iter(self.records))
-            record = self.records.pop(key)
-            if not record.value and self.is_volatile:
-                continue
-            header = record.header
-            if self.is_volatile:
-                flags = header.flags | RecordFlag.MIGRATED_WITH_DATA
-                header = RecordHeader(header.rsn, self.leader, 0, flags)
-            taken.append(RecData.of(key, header, record.value))
-            size += len(record.data)
-        return RecBuffer(self.db_id, tuple(taken)).pack(), len(taken)
-
-
 #: Of the first recovery: the wall clock's seconds when a harness starts.
 FIRST_GENERATION = 1_700_000_100
 
@@ -327,6 +291,7 @@ class Workers:
         self.failing: set[JobKind] = set()
         self.seen: list[StartJob] = []
         self._saved: dict[int, dict[bytes, bytes]] = {}
+        self._merges: dict[int, FakeMerge] = {}
 
     def do(self, job: StartJob) -> list[JobAnswered]:
         """Every answer of a job, at once."""
@@ -375,6 +340,22 @@ class Workers:
                 records = tuple(RecData(0, key, data) for key, data in stored.items())
                 part = RecBuffer(job.db_id, records).pack()
                 return [part] if records else [], struct.pack("=I", len(records)), ""
+            case JobKind.GATHER:
+                is_volatile = not self.records.databases[job.db_id].flags & (
+                    DbFlag.PERSISTENT | DbFlag.REPLICATED
+                )
+                merge = self._merges[job.session] = FakeMerge(job.db_id, self.records.pnn, is_volatile)
+                records = tuple(RecData(0, key, data) for key, data in stored.items() if job.data[0])
+                merge.add(RecBuffer(job.db_id, records).pack(), self.records.pnn)
+                return [], struct.pack("=I", len(records)), ""
+            case JobKind.MERGE:
+                count = self._merges[job.session].add(job.data[4:], struct.unpack_from("=I", job.data)[0])
+                return [], struct.pack("=I", count), ""
+            case JobKind.SPREAD:
+                part, count = self._merges.pop(job.session).take(1 << 30)
+                taken = RecBuffer.unpack(part).records
+                stored.update({record.key: record.data for record in taken})
+                return [part] if taken else [], struct.pack("=I", count), ""
             case JobKind.FETCH:
                 return [], stored.get(job.data, b""), ""
             case JobKind.VACUUM_SCAN:

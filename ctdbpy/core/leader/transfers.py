@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Records on their way through a recovery: from every node into the leader's worker, and out to all.
+
+The worker that holds the database frozen on the leader has the table in which copies are brought
+together; this process only passes buffers on, and has no more of them than are on their way.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+from ctdbpy.core.effects import HoldJob, JobKind
+from ctdbpy.core.jobs import Jobs, Outcome
+from ctdbpy.core.leader.asking import Asking, Failed, told
+from ctdbpy.core.procedures import Promise
+from ctdbpy.core.requests import Reply
+from ctdbpy.core.state import Database
+from ctdbpy.wire.codecs import U32
+from ctdbpy.wire.constants import LMASTER_ANY
+from ctdbpy.wire.controls import Control
+from ctdbpy.wire.structures import PullDbExt
+
+#: Buffers sent before every node must have taken in those before.
+BUFFERS_IN_FLIGHT: Final = 8
+_BUFFER_HEAD: Final = struct.Struct("=II")
+_LATE: Final = Outcome(errno.ETIMEDOUT, b"", "it takes too long")
+
+
+class Table:
+    """The copies of one database, in the worker that has it frozen here."""
+
+    def __init__(self, asking: Asking, jobs: Jobs, database: Database) -> None:
+        self._asking = asking
+        self._jobs = jobs
+        self._database = database
+        # What is frozen now: another freeze would know nothing of this table.
+        self._session = database.session
+
+    async def begin(self, *, with_own: bool) -> None:
+        """Begin anew, with this node's own copy if it counts."""
+        await self.count(self._start(JobKind.GATHER, bytes([with_own])), self._asking.state.pnn)
+
+    def add(self, pnn: int, buffer: bytes) -> Promise[Outcome]:
+        """Take a buffer of records in, in the order given."""
+        return self._start(JobKind.MERGE, U32.pack(pnn) + buffer)
+
+    async def count(self, ended: Promise[Outcome], pnn: int) -> int:
+        """How many records a job has taken in; if it failed, node pnn is to blame."""
+        outcome = await self._asking.runner.limit(ended, self._asking.timeout_s, _LATE)
+        if not outcome.is_good:
+            own = self._asking.state.pnn
+            text = f"cannot bring copies of {self._database.name!r} together: {outcome.error}"
+            raise Failed(text, pnn if outcome.status == errno.EPROTO else own)
+        return U32.unpack(outcome.data)
+
+    async def spread(self, others: Sequence[int], srvid: int) -> int:
+        """Store the result here, and send it to the other nodes; the number of records."""
+        asking, state = self._asking, self._asking.state
+        sent = settled = 0
+        more: Promise[None] = Promise()
+
+        def came(buffer: bytes) -> None:
+            nonlocal sent, more
+            sent += 1
+            for pnn in others:
+                state.send_message(pnn, srvid, buffer)
+            before, more = more, Promise()
+            before.resolve(None)
+
+        limit = U32.pack(state.tunables.rec_buffer_size_limit)
+        job = self._jobs.start(
+            JobKind.SPREAD, self._database.db_id, limit, session=self._session, on_part=came
+        )
+        job.ended.when_done(lambda: more.resolve(None))
+        try:
+            while not job.ended.done:
+                if sent - settled >= BUFFERS_IN_FLIGHT:
+                    state.emit(HoldJob(job.job_id, True))
+                    settled = sent
+                    # Answered when most of what came before it is stored.
+                    await asking.all(others, Control.PING, is_count=True)
+                    state.emit(HoldJob(job.job_id, False))
+                    continue
+                before = sent
+                await asking.runner.limit(more, asking.timeout_s, None)
+                if sent == before and not job.ended.done:
+                    raise Failed(f"cannot spread {self._database.name!r}: {_LATE.error}", state.pnn)
+        finally:
+            self._jobs.stop(job.job_id)
+        return await self.count(job.ended, state.pnn)
+
+    def _start(self, kind: JobKind, data: bytes) -> Promise[Outcome]:
+        return self._jobs.start(kind, self._database.db_id, data, session=self._session).ended
+
+
+class Pull:
+    """One node's copy on its way into the table; `end` it whatever happens."""
+
+    def __init__(self, asking: Asking, table: Table, db_id: int, pnn: int) -> None:
+        self._asking = asking
+        self._table = table
+        self._pnn = pnn
+        self._received = 0
+        self._merging: list[Promise[Outcome]] = []
+        self._more: Promise[None] = Promise()
+        self._srvid = asking.listen(self._arrived)
+        #: The data of DB_PULL.
+        self.request = PullDbExt(db_id, LMASTER_ANY, self._srvid).pack()
+
+    async def complete(self, reply: Reply) -> None:
+        """All that DB_PULL's answer speaks of is in the table. Raises Failed."""
+        expected = told(U32, reply, "its number of records", self._pnn)
+        while self._received < expected:
+            before = self._received
+            await self._asking.runner.limit(self._more, self._asking.timeout_s, None)
+            if self._received == before:
+                break
+        merged = 0
+        for ended in self._merging:
+            merged += await self._table.count(ended, self._pnn)
+        if merged != expected:
+            raise Failed(f"DB_PULL from node {self._pnn}: {merged} of {expected} records", self._pnn)
+
+    def end(self) -> None:
+        """Take no more records."""
+        self._asking.end(self._srvid)
+
+    def _arrived(self, _pnn: int, buffer: bytes) -> None:
+        # Only the worker looks at what is in it.
+        if len(buffer) >= _BUFFER_HEAD.size:
+            self._received += _BUFFER_HEAD.unpack_from(buffer)[1]
+        self._merging.append(self._table.add(self._pnn, buffer))
+        before, self._more = self._more, Promise()
+        before.resolve(None)
