@@ -76,8 +76,11 @@ SETTINGS: tuple[SettingSpec, ...] = (
         "FILE or !COMMAND",
         "none",
         (
-            "The lock that only one side of a split cluster can hold: a file on the cluster file system, or "
-            "a helper command. The same on all nodes."
+            "The lock that only one side of a split cluster can hold, the same on all nodes. FILE lies on "
+            "the cluster file system, in a directory that is there; it is made if need be, must not be "
+            "removed, and is locked as upstream's helper does it. !COMMAND is a program with arguments cut "
+            "at blanks, run without a shell: it prints 0 once it holds the lock (1 held elsewhere, 2 too "
+            "late, 3 wrong), keeps running as long as it does, and gives it back on SIGTERM."
         ),
         read_string,
     ),
