@@ -16,7 +16,7 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
 from ctdbpy.core.effects import TakeLock
@@ -28,9 +28,10 @@ from ctdbpy.host.lock_helper import LINE_BYTES_MAX
 
 #: A file system that has not answered for so long has taken the lock with it.
 HANG_S: Final = 10.0
-#: A daemon that has stood still for so long leads no more. Others have stopped counting on it long before.
-STALL_S: Final = 5.0
-PING_INTERVAL_S: Final = 1.0
+#: A daemon that has stood still for StallLimit counts as dead; so much later its lock is given back as well.
+STALL_MARGIN_S: Final = 0.5
+STALL_S_MIN: Final = 1.5
+PING_INTERVAL_S: Final = 0.5
 #: The next helper is started so long after one is used up: not while a cluster finds its leader.
 START_DELAY_S: Final = 1.0
 #: How long a program may take to give the lock back before it is killed.
@@ -117,7 +118,7 @@ class ClusterLocks:
         spawn: Callable[[str, Coroutine[Any, Any, None]], object],
         *,
         hang_s: float = HANG_S,
-        stall_s: float = STALL_S,
+        stall_s: float = STALL_S_MIN,
     ) -> None:
         self._lock = lock
         self._children = children
@@ -147,6 +148,11 @@ class ClusterLocks:
         idle, self._idle = self._idle, None
         if idle is not None:
             self._end(idle)
+
+    def set_limits(self, tunables: Mapping[str, int]) -> None:
+        """Take over how long a daemon may stand still; a lock that is held keeps what it began with."""
+        stall_s = max(tunables["StallLimit"] / 1000 + STALL_MARGIN_S, STALL_S_MIN)
+        self._limits = (self._limits[0], stall_s)
 
     def take(self, wanted: TakeLock) -> None:
         """Begin an attempt or a look; `LockAnswered` follows unless it is dropped before."""
@@ -354,15 +360,9 @@ class ClusterLocks:
         try:
             # A line now and then: the socket's buffer has room, or the helper hangs.
             helper.connection.send(os.fsencode(f"{line}\n"))
-        except BlockingIOError:
+        except OSError:
+            # It has ended: what it said last, and that it did, is there to be read.
             pass
-        except OSError as error:
-            reason = f"its helper (process {helper.child.pid}) cannot be reached: {error.strerror}"
-            asyncio.get_running_loop().call_soon(self._unreachable, helper, reason)
-
-    def _unreachable(self, helper: _FileHelper, reason: str) -> None:
-        if helper in self._working.values():
-            self._ended(helper, reason)
 
     def _end(self, helper: _Helper) -> None:
         helper.is_ending = True

@@ -242,6 +242,7 @@ class _Start:
             log.warning,
             tasks.spawn,
         )
+        records.on_tunables.append(cluster_locks.set_limits)
         links = Links(
             sockets.nodes,
             configuration.nodes[self.pnn].address,

@@ -207,6 +207,21 @@ def test_a_helper_that_dies_is_a_lost_lock(trio: Stand) -> None:
     trio.wait_one_cluster(trio.lab.nodes)
 
 
+@pytest.mark.parametrize("which", ["trio", "pair"])
+def test_a_leader_that_stands_still_gives_the_lock_up(which: str, request: pytest.FixtureRequest) -> None:
+    stand: Stand = request.getfixturevalue(which)
+    old = stand.wait_one_cluster(stand.lab.nodes)
+    pid = str(stand.cluster.pid(old))
+    stand.lab.run(old, ["kill", "-STOP", pid], timeout_s=LIMIT_S)
+    try:
+        new = stand.wait_one_cluster(others(stand, old))
+    finally:
+        stand.lab.run(old, ["kill", "-CONT", pid], timeout_s=LIMIT_S)
+    # What it hears first: that the lock is lost, or that others have given it up.
+    stand.wait_logged(old, r"cluster lock .* is (lost: the daemon has stood still for 2\.5 s|given back)")
+    assert stand.wait_one_cluster(stand.lab.nodes) == new
+
+
 def test_of_two_nodes_that_lose_each_other_the_one_with_the_lock_serves(pair: Stand) -> None:
     leader = pair.wait_one_cluster(pair.lab.nodes)
     (other,) = others(pair, leader)
