@@ -84,7 +84,9 @@ class Freezes:
             reply = await self._changes[database.db_id]
             if not reply.is_good:
                 return reply
-        return OK
+        # A leader that is gone may have left a transaction, with the database wiped in it: whoever freezes
+        # anew wants what was there before.
+        return await self.cancel(database)
 
     async def freeze_all(self) -> Reply:
         """Freeze every database of a node that takes no part any more; its volatile records are void."""
