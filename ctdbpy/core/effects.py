@@ -133,7 +133,7 @@ class JobKind(Enum):
     PULL        u32 lmaster, u32 size limit   parts: one rec_buffer each; last: u32 number of records
     PUSH        rec_buffer                    last: u32 number of records stored
     GATHER      u8 with own copy              last: u32 records      begin to merge nodes' copies: ours first
-    MERGE       u32 pnn, rec_buffer           last: u32 records      take in what that node has
+    MERGE       rec_buffer of node `pnn`      last: u32 records      take in what that node has
     SPREAD      u32 size limit                parts: rec_buffers of the result for the other nodes; last: u32
                                               number of records, stored here as well
     STORE       rec_buffer                    -      store each record this node does not own, flush
@@ -172,6 +172,8 @@ class StartJob:
     db_id: int
     session: int = 0
     data: bytes = b""
+    #: Whose records these are, where it matters.
+    pnn: int = -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,13 +54,14 @@ class Jobs:
         data: bytes = b"",
         *,
         session: int = 0,
+        pnn: int = -1,
         on_part: Callable[[bytes], None] | None = None,
     ) -> Job:
         """Give work to a worker; `on_part` gets each part before the job ends."""
         self._last_id += 1
         ended: Promise[Outcome] = Promise()
         self._running[self._last_id] = (ended, on_part)
-        self._state.emit(StartJob(self._last_id, kind, db_id, session, data))
+        self._state.emit(StartJob(self._last_id, kind, db_id, session, data, pnn))
         return Job(self._last_id, ended)
 
     def stop(self, job_id: int) -> None:

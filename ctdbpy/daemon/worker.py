@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Final
 
 from ctdbpy.core.effects import StartJob
@@ -16,6 +18,7 @@ from ctdbpy.store import jobs
 from ctdbpy.store.jobs import Answer, Request
 
 READ_BYTES: Final = 1 << 18
+PIECES_MAX: Final = 64
 
 
 class Worker:
@@ -33,7 +36,7 @@ class Worker:
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._received = bytearray()
-        self._unsent = bytearray()
+        self._unsent: deque[memoryview] = deque()
         self._is_paused = False
         self._is_closed = False
         #: Jobs it has, oldest first.
@@ -53,7 +56,7 @@ class Worker:
     def ask(self, request: Request) -> None:
         """Send a request as soon as it takes it."""
         is_waiting = bool(self._unsent)
-        self._unsent += request.pack()
+        self._unsent += [memoryview(piece) for piece in request.pieces() if piece]
         if not is_waiting:
             self._writable()
 
@@ -83,7 +86,12 @@ class Worker:
     def _writable(self) -> None:
         try:
             while self._unsent:
-                del self._unsent[: self._socket.send(self._unsent)]
+                sent = self._socket.sendmsg(islice(self._unsent, PIECES_MAX))
+                while sent:
+                    piece = self._unsent.popleft()
+                    if sent < len(piece):
+                        self._unsent.appendleft(piece[sent:])
+                    sent -= min(sent, len(piece))
         except (BlockingIOError, InterruptedError):
             self._loop.add_writer(self._socket.fileno(), self._writable)
             return

@@ -201,7 +201,7 @@ class MemoryWorkers:
             case JobKind.GATHER:
                 return Gather(pnn, bool(job.data[0]))
             case JobKind.MERGE:
-                return Merge(job.data[_U32.size :], _U32.unpack_from(job.data)[0])
+                return Merge(job.data, job.pnn)
             case JobKind.SPREAD:
                 return Spread(pnn, lmasters, _U32.unpack(job.data)[0])
             case JobKind.VACUUM_SCAN:

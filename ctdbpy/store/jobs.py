@@ -137,7 +137,11 @@ class _Buffer:
     lmasters: tuple[int, ...] = ()
 
     def pack(self) -> bytes:
-        return _STORE.pack(self.pnn, len(self.lmasters)) + _pack_map(self.lmasters) + self.buffer
+        return self.head() + self.buffer
+
+    def head(self) -> bytes:
+        """What comes before the buffer."""
+        return _STORE.pack(self.pnn, len(self.lmasters)) + _pack_map(self.lmasters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,14 +236,19 @@ class Request:
 
     def pack(self) -> bytes:
         """The request's bytes."""
+        return b"".join(self.pieces())
+
+    def pieces(self) -> tuple[bytes, bytes]:
+        """The same in two: a buffer of records, which may be large, is not copied."""
         path = os.fsencode(self.database.path)
-        body = self.task.pack()
+        task = self.task
+        body, buffer = (task.head(), task.buffer) if isinstance(task, _Buffer) else (task.pack(), b"")
         bits = _VOLATILE * self.database.is_volatile | _FROZEN * self.database.is_frozen
-        size = _REQUEST.size + len(path) + len(body)
+        size = _REQUEST.size + len(path) + len(body) + len(buffer)
         head = _REQUEST.pack(
             size, self.job_id, self.task.kind, bits, len(path), self.database.tdb_flags, self.database.db_id
         )
-        return head + path + body
+        return head + path + body, buffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +339,8 @@ def _take_frame(received: bytearray, size_min: int) -> bytes | None:
         )
     if len(received) < size:
         return None
-    frame = bytes(received[:size])
+    with memoryview(received) as view:
+        frame = bytes(view[:size])
     del received[:size]
     return frame
 

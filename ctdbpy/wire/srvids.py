@@ -9,6 +9,8 @@ from typing import Final
 SRVID_ALL: Final = 0xFFFFFFFFFFFFFFFF
 
 SRVID_RECOVERY: Final = 0xF001 << 48
+#: Ours, to who sends records to the recovery srvid with the same lower bits: hold them or go on.
+SRVID_PULL_PACE: Final = 0xF0C1 << 48
 SRVID_BANNING: Final = 0xF002 << 48
 SRVID_ELECTION: Final = 0xF100 << 48
 SRVID_LEADER: Final = 0xF101 << 48
@@ -73,6 +75,11 @@ def srvid_of_client(pid: int) -> int:
 def srvid_of_server(pnn: int, counter: int) -> int:
     """Where a daemon receives replies to the messages it sends, one number for each request."""
     return SRVID_SERVER_RANGE | (pnn & 0xFFFFFF) << 32 | (counter & 0xFFFFFFFF)
+
+
+def srvid_of_pace(srvid: int) -> int:
+    """Where the sender of records to `srvid` hears that it is to hold them."""
+    return SRVID_PULL_PACE | srvid & (1 << 48) - 1
 
 
 def srvid_of_recovery(counter: int) -> int:

@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from ctdbpy.core.effects import HoldJob, JobKind
 from ctdbpy.core.jobs import Jobs, Outcome
 from ctdbpy.core.leader.asking import Asking, Failed, told
-from ctdbpy.core.procedures import Promise
+from ctdbpy.core.procedures import Procedure, Promise
+from ctdbpy.core.records.freezes import PACE_GO_ON, PACE_HOLD, PACE_HOLD_S
 from ctdbpy.core.requests import Reply
 from ctdbpy.core.state import Database
 from ctdbpy.wire.codecs import U32
 from ctdbpy.wire.constants import LMASTER_ANY
 from ctdbpy.wire.controls import Control
+from ctdbpy.wire.srvids import srvid_of_pace
 from ctdbpy.wire.structures import PullDbExt
 
-#: Buffers sent before every node must have taken in those before.
+#: Buffers after which nodes are asked whether most are stored; twice as many may be unanswered.
 BUFFERS_IN_FLIGHT: Final = 8
+#: Bytes that may wait for the worker here before the nodes that send them are held.
+BYTES_AHEAD: Final = 16 << 20
 _BUFFER_HEAD: Final = struct.Struct("=II")
 _LATE: Final = Outcome(errno.ETIMEDOUT, b"", "it takes too long")
 
@@ -38,6 +42,9 @@ class Table:
         self._database = database
         # What is frozen now: another freeze would know nothing of this table.
         self._session = database.session
+        self._waiting = 0
+        self._held_s: float | None = None
+        self.pulls: list[Pull] = []
 
     async def begin(self, *, with_own: bool) -> None:
         """Begin anew, with this node's own copy if it counts."""
@@ -45,7 +52,25 @@ class Table:
 
     def add(self, pnn: int, buffer: bytes) -> Promise[Outcome]:
         """Take a buffer of records in, in the order given."""
-        return self._start(JobKind.MERGE, U32.pack(pnn) + buffer)
+        ended = self._start(JobKind.MERGE, buffer, pnn)
+        self._waiting += len(buffer)
+        ended.when_done(lambda: self._took(len(buffer)))
+        now_s = self._asking.state.now_s
+        is_held = self._held_s is not None and now_s < self._held_s + PACE_HOLD_S / 2
+        if self._waiting > BYTES_AHEAD and not is_held:
+            self._held_s = now_s
+            self._pace(PACE_HOLD)
+        return ended
+
+    def _took(self, size: int) -> None:
+        self._waiting -= size
+        if self._held_s is not None and self._waiting < BYTES_AHEAD // 2:
+            self._held_s = None
+            self._pace(PACE_GO_ON)
+
+    def _pace(self, said: bytes) -> None:
+        for pull in self.pulls:
+            pull.pace(said)
 
     async def count(self, ended: Promise[Outcome], pnn: int) -> int:
         """How many records a job has taken in; if it failed, node pnn is to blame."""
@@ -57,43 +82,57 @@ class Table:
         return U32.unpack(outcome.data)
 
     async def spread(self, others: Sequence[int], srvid: int) -> int:
-        """Store the result here, and send it to the other nodes; the number of records."""
+        """Store the result here, and send it to the other nodes; the number of records. Raises Failed."""
         asking, state = self._asking, self._asking.state
-        sent = settled = 0
+        sent = settled = asked = 0
+        settling: Procedure[Mapping[int, Reply]] | None = None
+        is_held = False
         more: Promise[None] = Promise()
 
+        def wake() -> None:
+            nonlocal more
+            before, more = more, Promise()
+            before.resolve(None)
+
         def came(buffer: bytes) -> None:
-            nonlocal sent, more
+            nonlocal sent
             sent += 1
             for pnn in others:
                 state.send_message(pnn, srvid, buffer)
-            before, more = more, Promise()
-            before.resolve(None)
+            wake()
 
         limit = U32.pack(state.tunables.rec_buffer_size_limit)
         job = self._jobs.start(
             JobKind.SPREAD, self._database.db_id, limit, session=self._session, on_part=came
         )
-        job.ended.when_done(lambda: more.resolve(None))
+        job.ended.when_done(wake)
         try:
             while not job.ended.done:
-                if sent - settled >= BUFFERS_IN_FLIGHT:
-                    state.emit(HoldJob(job.job_id, True))
-                    settled = sent
+                if settling is not None and settling.done:
+                    # Raises what has failed.
+                    settling.result()
+                    settling, settled = None, asked
+                if settling is None and sent - settled >= BUFFERS_IN_FLIGHT:
+                    asked = sent
                     # Answered when most of what came before it is stored.
-                    await asking.all(others, Control.PING, is_count=True)
-                    state.emit(HoldJob(job.job_id, False))
-                    continue
-                before = sent
+                    ping = asking.all(others, Control.PING, is_count=True)
+                    settling = asking.runner.spawn("settle", ping)
+                    settling.when_done(wake)
+                if is_held is not (sent - settled >= 2 * BUFFERS_IN_FLIGHT):
+                    is_held = not is_held
+                    state.emit(HoldJob(job.job_id, is_held))
+                before = more
                 await asking.runner.limit(more, asking.timeout_s, None)
-                if sent == before and not job.ended.done:
+                if before is more:
                     raise Failed(f"cannot spread {self._database.name!r}: {_LATE.error}", state.pnn)
         finally:
             self._jobs.stop(job.job_id)
+            if settling is not None:
+                settling.cancel()
         return await self.count(job.ended, state.pnn)
 
-    def _start(self, kind: JobKind, data: bytes) -> Promise[Outcome]:
-        return self._jobs.start(kind, self._database.db_id, data, session=self._session).ended
+    def _start(self, kind: JobKind, data: bytes, pnn: int = -1) -> Promise[Outcome]:
+        return self._jobs.start(kind, self._database.db_id, data, session=self._session, pnn=pnn).ended
 
 
 class Pull:
@@ -107,6 +146,7 @@ class Pull:
         self._merging: list[Promise[Outcome]] = []
         self._more: Promise[None] = Promise()
         self._srvid = asking.listen(self._arrived)
+        table.pulls.append(self)
         #: The data of DB_PULL.
         self.request = PullDbExt(db_id, LMASTER_ANY, self._srvid).pack()
 
@@ -126,7 +166,12 @@ class Pull:
 
     def end(self) -> None:
         """Take no more records."""
+        self._table.pulls.remove(self)
         self._asking.end(self._srvid)
+
+    def pace(self, said: bytes) -> None:
+        """Have the node hold its records or go on; a C daemon does not hear it."""
+        self._asking.state.send_message(self._pnn, srvid_of_pace(self._srvid), said)
 
     def _arrived(self, _pnn: int, buffer: bytes) -> None:
         # Only the worker looks at what is in it.

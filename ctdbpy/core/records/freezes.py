@@ -13,19 +13,24 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ctdbpy.core.effects import JobKind, LogLevel, SetHealth, Unlisten
+from ctdbpy.core.effects import HoldJob, JobKind, LogLevel, SetHealth, Unlisten
 from ctdbpy.core.inputs import SessionLost
-from ctdbpy.core.jobs import Jobs, Outcome
+from ctdbpy.core.jobs import Job, Jobs, Outcome
 from ctdbpy.core.procedures import Procedure, Promise, Runner
 from ctdbpy.core.requests import OK, Reply, refuse
 from ctdbpy.core.state import Database, Freeze, State
 from ctdbpy.wire.constants import INVALID_GENERATION, NodeFlag
+from ctdbpy.wire.srvids import srvid_of_pace
 
 _PULL: Final = struct.Struct("=II")
 _U32: Final = struct.Struct("=I")
 _NO_RECORDS: Final = _U32.pack(0)
 #: Pushed buffers of a database that may wait for its worker before its sender is to wait, too.
 BUFFERS_AHEAD: Final = 8
+#: What the reader of a pull says, and how long a hold lasts that is not said again: who said it may be gone.
+PACE_HOLD: Final = b"\1"
+PACE_GO_ON: Final = b"\0"
+PACE_HOLD_S: Final = 1.0
 _NO_HEALTHY_NODES: Final = "NO-HEALTHY-NODES - "
 
 
@@ -197,10 +202,36 @@ class Freezes:
             session=database.session,
             on_part=lambda part: state.send_message(asker, srvid, part),
         )
-        outcome = await job.ended
+        pace = srvid_of_pace(srvid)
+        state.listen(pace, self._pacing(job))
+        try:
+            outcome = await job.ended
+        finally:
+            state.unlisten(pace)
+            state.emit(Unlisten(pace))
         if not outcome.is_good or len(outcome.data) != _U32.size:
             return refuse(f"cannot pull {database.name!r}: {outcome.error}")
         return Reply(data=outcome.data)
+
+    def _pacing(self, job: Job) -> Callable[[int, bytes], None]:
+        """Holds a job that gives records while the one who reads them says so."""
+        times = 0
+
+        def go_on(number: int) -> None:
+            if number == times and not job.ended.done:
+                self._state.emit(HoldJob(job.job_id, False))
+
+        def told(_pnn: int, data: bytes) -> None:
+            nonlocal times
+            times += 1
+            if data == PACE_GO_ON:
+                go_on(times)
+            else:
+                self._state.emit(HoldJob(job.job_id, True))
+                number = times
+                self._runner.sleep(PACE_HOLD_S).when_done(lambda: go_on(number))
+
+        return told
 
     def push_start(self, database: Database, srvid: int) -> Reply:
         """Store records that come as messages to `srvid`, until `push_confirm`."""
@@ -213,7 +244,8 @@ class Freezes:
 
         def arrived(_pnn: int, data: bytes) -> None:
             # A backup of one database may be restored into another: the buffer's own id means nothing.
-            buffer = _U32.pack(database.db_id) + data[_U32.size :]
+            db_id = _U32.pack(database.db_id)
+            buffer = data if data[: _U32.size] == db_id else db_id + data[_U32.size :]
             job = self._jobs.start(JobKind.PUSH, database.db_id, buffer, session=database.session)
             push.waiting.append(job.ended)
 

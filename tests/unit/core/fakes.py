@@ -349,13 +349,15 @@ class Workers:
                 merge.add(RecBuffer(job.db_id, records).pack(), self.records.pnn)
                 return [], struct.pack("=I", len(records)), ""
             case JobKind.MERGE:
-                count = self._merges[job.session].add(job.data[4:], struct.unpack_from("=I", job.data)[0])
+                count = self._merges[job.session].add(job.data, job.pnn)
                 return [], struct.pack("=I", count), ""
             case JobKind.SPREAD:
-                part, count = self._merges.pop(job.session).take(1 << 30)
-                taken = RecBuffer.unpack(part).records
-                stored.update({record.key: record.data for record in taken})
-                return [part] if taken else [], struct.pack("=I", count), ""
+                merge, parts, total = self._merges.pop(job.session), [], 0
+                while (taken := merge.take(*struct.unpack("=I", job.data)))[1]:
+                    parts.append(taken[0])
+                    total += taken[1]
+                    stored.update({each.key: each.data for each in RecBuffer.unpack(taken[0]).records})
+                return parts, struct.pack("=I", total), ""
             case JobKind.FETCH:
                 return [], stored.get(job.data, b""), ""
             case JobKind.VACUUM_SCAN:
