@@ -87,9 +87,12 @@ class Guard:
         #: The core was told that the lease is lost; and so said the guard that runs now.
         self._core_lost = False
         self._guard_lost = False
-        self._memory_fd = os.memfd_create("ctdbpy-guard", os.MFD_CLOEXEC)
-        os.ftruncate(self._memory_fd, mmap.PAGESIZE)
-        self._page = mmap.mmap(self._memory_fd, mmap.PAGESIZE)
+        #: Told whether a lease is wanted, and how long the guard has to write down the first.
+        self.on_lease: list[Callable[[bool, int], None]] = [poller.want_lease]
+        #: The memory in which the guard writes it down.
+        self.memory_fd = os.memfd_create("ctdbpy-guard", os.MFD_CLOEXEC)
+        os.ftruncate(self.memory_fd, mmap.PAGESIZE)
+        self._page = mmap.mmap(self.memory_fd, mmap.PAGESIZE)
         poller.set_page(self._page)
 
     @property
@@ -109,9 +112,9 @@ class Guard:
                 timer.cancel()
         self._again = self._look = self._check = None
         self._close()
-        if self._memory_fd >= 0:
-            os.close(self._memory_fd)
-            self._memory_fd = -1
+        if self.memory_fd >= 0:
+            os.close(self.memory_fd)
+            self.memory_fd = -1
 
     # -- what it is told -------------------------------------------------------------------
 
@@ -144,7 +147,8 @@ class Guard:
         self._told = told
         interval_ms, limit, _stall_ms, _unguarded_ms = self._limits
         is_wanted = bool(told.needed or told.leader != NOBODY)
-        self._poller.want_lease(is_wanted, interval_ms * limit * 1000)
+        for want_lease in self.on_lease:
+            want_lease(is_wanted, interval_ms * limit * 1000)
         if not is_wanted:
             self._core_lost = False
         self._send(self._tell())
@@ -211,7 +215,7 @@ class Guard:
         # Until this one has said how the lease stands.
         self._guard_lost = True
         try:
-            socket.send_fds(self._socket, [self._hello], [self._memory_fd, self._datagrams.fileno()])
+            socket.send_fds(self._socket, [self._hello], [self.memory_fd, self._datagrams.fileno()])
         except OSError as error:
             self._loop.call_soon(self._ended, error.strerror or "it ended")
             return

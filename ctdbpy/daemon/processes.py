@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -13,7 +14,9 @@ from ctdbpy.errors import HostError
 from ctdbpy.host.children import Child, Children
 
 
-def start_helper(children: Children, module: str) -> tuple[Child, socket.socket]:
+def start_helper(
+    children: Children, module: str, *, death_signal: signal.Signals = signal.SIGKILL
+) -> tuple[Child, socket.socket]:
     """Start `python -m module 0`; returns it and our end of its socket, non-blocking. Raises HostError.
 
     Its end is its standard input: a daemon with a thousand clients has no descriptor below 1024 to give,
@@ -28,7 +31,9 @@ def start_helper(children: Children, module: str) -> tuple[Child, socket.socket]
         raise HostError(f"cannot start '{module}': {error.strerror}") from error
     with theirs:
         try:
-            child = children.spawn(argv, environ=environ, stdin=theirs.fileno(), stdout=None)
+            child = children.spawn(
+                argv, environ=environ, stdin=theirs.fileno(), stdout=None, death_signal=death_signal
+            )
         except OSError as error:
             ours.close()
             raise HostError(f"cannot start '{module}': {error.strerror}") from error

@@ -18,6 +18,7 @@ from ctdbpy.core import effects, inputs
 from ctdbpy.core.effects import LogLevel
 from ctdbpy.core.node import Node
 from ctdbpy.daemon import poller as pollers
+from ctdbpy.daemon.addresses import Addresses
 from ctdbpy.daemon.cluster_lock import ClusterLocks
 from ctdbpy.daemon.events import EventRunner, Order, Outcome, Run
 from ctdbpy.daemon.guard import Guard
@@ -58,6 +59,7 @@ class Pump:
         waiters: LockWaiters,
         cluster_locks: ClusterLocks,
         guard: Guard,
+        addresses: Addresses,
         health: Health,
         events: EventRunner,
         notifier: Notifier,
@@ -75,6 +77,7 @@ class Pump:
         self._waiters = waiters
         self._cluster_locks = cluster_locks
         self._guard = guard
+        self._addresses = addresses
         self._health = health
         self._events = events
         self._event_runs: dict[int, Run] = {}
@@ -100,6 +103,7 @@ class Pump:
         self._workers.start()
         self._cluster_locks.start()
         self._guard.start()
+        self._addresses.start()
         self.step(inputs.Started())
 
     def stop_serving(self) -> None:
@@ -113,6 +117,7 @@ class Pump:
         self._workers.stop()
         self._cluster_locks.stop()
         self._guard.stop()
+        self._addresses.stop()
 
     # -- inputs ---------------------------------------------------------------------
 
@@ -303,9 +308,9 @@ class Pump:
             case effects.DropLock(attempt):
                 self._cluster_locks.drop(attempt)
             case effects.PutAddress() | effects.RemoveAddress() | effects.KillConnections():
-                pass
+                self._addresses.carry_out(effect)
             case effects.AnnounceAddress() | effects.StopAnnouncing() | effects.SendTickles():
-                pass
+                self._addresses.carry_out(effect)
             case effects.Announce(text, ready):
                 self._announce(text, ready)
             case effects.Exit():

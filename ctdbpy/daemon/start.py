@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
@@ -29,6 +29,7 @@ from ctdbpy.config.paths import Paths
 from ctdbpy.core import effects, inputs
 from ctdbpy.core.node import Node
 from ctdbpy.core.state import FoundDatabase, NodeConfig, Quorum
+from ctdbpy.daemon.addresses import Addresses, AddressHelper, PretendedAddresses
 from ctdbpy.daemon.cluster_lock import ClusterLocks
 from ctdbpy.daemon.entropy import SystemEntropy
 from ctdbpy.daemon.event_socket import EventSocket
@@ -233,6 +234,8 @@ class _Start:
             realtime=configuration.settings.realtime_scheduling and not paths.test_mode,
         )
         records.on_tunables.append(guard.set_limits)
+        addresses = self._addresses(children, guard, lambda happened: pump.step(happened))
+        guard.on_lease.append(addresses.want_lease)
         waiters = LockWaiters(records, children, log.warning)
         records.on_detach += [workers.forget, waiters.forget]
         cluster_locks = ClusterLocks(
@@ -267,6 +270,7 @@ class _Start:
             waiters=waiters,
             cluster_locks=cluster_locks,
             guard=guard,
+            addresses=addresses,
             health=health,
             events=events,
             notifier=notifier,
@@ -291,6 +295,20 @@ class _Start:
         datagrams.close()
         health.close()
         return done.pop().result()
+
+    def _addresses(
+        self, children: Children, guard: Guard, on_input: Callable[[inputs.Input], None]
+    ) -> Addresses:
+        configuration = self.configuration
+        if configuration.paths.test_mode:
+            names = (name for each in configuration.public_addresses for name in each.interfaces)
+            return PretendedAddresses(names, on_input)
+        return AddressHelper(
+            children,
+            guard.memory_fd,
+            on_input,
+            realtime=configuration.settings.realtime_scheduling,
+        )
 
     def _events(self, children: Children, tasks: Tasks) -> EventRunner:
         paths, settings = self.configuration.paths, self.configuration.settings
