@@ -55,6 +55,9 @@ _UNCONNECTED: Final = int(NodeFlag.DISCONNECTED | NodeFlag.DELETED)
 _INACTIVE: Final = int(NodeFlag.INACTIVE)
 _DELETED: Final = int(NodeFlag.DELETED)
 
+#: Sights of a node whose daemon lives.
+HEARD: Final = (Sight.LIVE, Sight.STILL)
+
 #: A pnn, or nobody.
 NOBODY: Final = UNKNOWN_PNN
 
@@ -196,6 +199,10 @@ class State:
         self.had_company = False
         #: What the guard sees of other nodes, by pnn; a node that is not there was never heard.
         self.sights: dict[int, Sight] = {}
+        #: By pnn: since when its heartbeats are heard again.
+        self.heard_since_s: dict[int, float] = {}
+        #: The last map this daemon was given, whatever it was told to forget since.
+        self.last_generation = INVALID_GENERATION
         #: By pnn: since when its link is broken. It has had no lease from here since then.
         self.out_since_s: dict[int, float] = {}
         #: `leader` is only who may become it: claims are compared, or the cluster lock is not had yet.
@@ -307,6 +314,8 @@ class State:
     def set_map(self, generation: int, lmasters: tuple[int, ...]) -> None:
         """The vnnmap that a recovery decided."""
         self.generation = generation
+        if generation != INVALID_GENERATION:
+            self.last_generation = generation
         self.lmasters = lmasters
         self.records.set_map(generation, lmasters)
 

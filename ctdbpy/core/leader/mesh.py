@@ -8,12 +8,14 @@ from typing import Final
 
 from ctdbpy.core.leader.supervisor import NodeView
 from ctdbpy.core.membership.bans import Bans
-from ctdbpy.core.state import State
+from ctdbpy.core.state import HEARD, State
 from ctdbpy.wire.constants import NodeFlag
 
 #: Links between other nodes may be missing for so long: they come back, or a node is about to be silent.
 GRACE_S: Final = 2.0
 LOOK_AGAIN_S: Final = 0.1
+#: A node that is heard but not linked is waited for so long.
+RELINK_S: Final = 1.0
 
 _Pair = tuple[int, int]
 
@@ -87,6 +89,20 @@ class Mesh:
     def _forget_ban(self, pnn: int) -> None:
         del self._banned[pnn]
         self._seen_banned.discard(pnn)
+
+
+def wait_for_links(state: State) -> float:
+    """Seconds to wait for the links to nodes that live: what they alone have would be lost without them.
+
+    A link that broke is made again within a second, or not so soon.
+    """
+    waits = [0.0]
+    for node in state.others():
+        has_left = bool(node.flags & (NodeFlag.STOPPED | NodeFlag.BANNED))
+        if not node.is_connected and not has_left and state.sights.get(node.pnn) in HEARD:
+            since_s = max(state.out_since_s.get(node.pnn, 0.0), state.heard_since_s.get(node.pnn, 0.0))
+            waits.append(since_s + RELINK_S - state.now_s)
+    return max(waits)
 
 
 def _broken(views: tuple[NodeView, ...]) -> list[_Pair]:

@@ -92,7 +92,9 @@ class Recovery:
 
     def _next_generation(self, seen: tuple[int, ...], copies: Mapping[int, Mapping[int, int]]) -> int:
         state = self._state
-        known = (*seen, state.generation, *(each for found in copies.values() for each in found.values()))
+        of_copies = (each for found in copies.values() for each in found.values())
+        # A node that was stopped has forgotten its map, but must not begin an earlier one.
+        known = (*seen, state.generation, state.last_generation, *of_copies)
         wall_s = state.now_s + state.config.wall_offset_s
         return following(latest(known), wall_s, state.pnn, len(state.nodes))
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from ctdbpy.core.effects import LogLevel
 from ctdbpy.core.leader.election import Election
-from ctdbpy.core.leader.mesh import Mesh
+from ctdbpy.core.leader.mesh import Mesh, wait_for_links
 from ctdbpy.core.leader.recovery import Recovery
 from ctdbpy.core.leader.supervisor import NodeView, lmasters_of, reason_to_recover
 from ctdbpy.core.procedures import Procedure, Promise, Runner
@@ -139,7 +139,7 @@ class Watch:
         views = await self._views()
         if views is not None:
             reason = reason_to_recover(state.pnn, views, state.recovery_wanted, may_compare=self.may_compare)
-            wait_s = self._mesh.look(views)
+            wait_s = max(self._mesh.look(views), wait_for_links(state) if reason else 0.0)
             if {view.pnn for view in views if view.is_active} != set(state.active()):
                 # A node came or went since it was asked: map and members have to be of one view.
                 again_s = state.now_s

@@ -10,7 +10,7 @@ from ctdbpy.core.effects import Connect, Disconnect, LogLevel, ReadNodes, SendKe
 from ctdbpy.core.inputs import KeepaliveArrived, NodeAddress, NodeSeen, NodesRead, Sight
 from ctdbpy.core.procedures import Promise
 from ctdbpy.core.routing import Routing
-from ctdbpy.core.state import DEAD, State
+from ctdbpy.core.state import DEAD, HEARD, State
 from ctdbpy.wire.constants import Capability, NodeFlag
 
 
@@ -78,6 +78,8 @@ class Links:
         before = state.sights.get(seen.pnn, Sight.UNKNOWN)
         state.sights[seen.pnn] = seen.sight
         is_dead = seen.sight in DEAD
+        if before not in HEARD and seen.sight in HEARD:
+            state.heard_since_s[seen.pnn] = state.now_s
         if seen.sight is not before:
             level = LogLevel.WARNING if is_dead else LogLevel.INFO
             state.log(level, f"node {seen.pnn} is {seen.sight.value}: {seen.text}")
