@@ -310,8 +310,12 @@ class Lab:
         """Cut a cable of the host, or all; "pulled" drops the carrier, "silent" only the packets."""
         self._do("cut", host=host, side=side, manner=manner)
 
+    def silence(self, host: str, peer: str, side: str = "all") -> None:
+        """Let what the host sends to one peer vanish; it still hears the peer, and others hear it."""
+        self._do("silence", host=host, peer=peer, side=side)
+
     def mend(self, host: str) -> None:
-        """Connect all cables of the host again."""
+        """Connect all cables of the host again, and let everybody hear it."""
         self._do("mend", host=host)
 
     def freeze(self, host: str) -> None:

@@ -35,6 +35,7 @@ _BOOT_LIMIT_S = 20.0
 _COMMAND_LIMIT_S = 10.0
 _FREEZE_LIMIT_S = 5.0
 _REQUEST_BYTES_MAX = 1 << 16
+_NOBODYS_CARD = "02:00:00:ff:ff:ff"
 _HOST_NAMESPACES = (
     kernel.CLONE_NEWNS | kernel.CLONE_NEWUTS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET
 )
@@ -50,6 +51,8 @@ class Host:
     pid: int | None = None
     is_frozen: bool = False
     cuts: dict[str, str] = field(default_factory=dict)
+    #: (side, address) of each peer that hears nothing from this host.
+    silenced: set[tuple[str, str]] = field(default_factory=set)
 
     @property
     def sides(self) -> tuple[str, ...]:
@@ -92,6 +95,9 @@ class Switch:
             "power-on": lambda request: self.power_on([self._host(request)]),
             "power-off": lambda request: self.power_off(self._host(request)),
             "cut": lambda request: self.cut(self._host(request), request["side"], request["manner"]),
+            "silence": lambda request: self.silence(
+                self._host(request), self._host({"host": request["peer"]}), request["side"]
+            ),
             "mend": lambda request: self.mend(self._host(request)),
             "freeze": lambda request: self.freeze(self._host(request)),
             "thaw": lambda request: self.thaw(self._host(request)),
@@ -191,11 +197,32 @@ class Switch:
         if host.pid is not None:
             self._set_cables(host)
 
+    def silence(self, host: Host, peer: Host, side: str) -> None:
+        """Let what a host sends to one peer vanish; it still hears the peer, and all others hear it."""
+        for each in self._sides(host, side):
+            if each in peer.sides:
+                host.silenced.add((each, peer.address(each)))
+        if host.pid is not None:
+            self._set_neighbours(host)
+
     def mend(self, host: Host) -> None:
-        """Connect all of a host's cables again."""
+        """Connect all of a host's cables again, and let everybody hear it."""
         host.cuts.clear()
         if host.pid is not None:
             self._set_cables(host)
+            # Without the entry the next packet asks for the true one.
+            lines = [f"neigh del {address} dev {host.interface(side)}" for side, address in host.silenced]
+            _ip(lines, into=host.pid, keep_going=True)
+        host.silenced.clear()
+
+    def _set_neighbours(self, host: Host) -> None:
+        """A card that nobody has takes what must not arrive; answers to ARP requests do not go this way."""
+        lines = [
+            f"neigh replace {address} lladdr {_NOBODYS_CARD} dev {host.interface(side)} nud permanent"
+            for side, address in host.silenced
+        ]
+        if lines:
+            _ip(lines, into=host.pid)
 
     def _sides(self, host: Host, side: str) -> tuple[str, ...]:
         if side == "all":
@@ -226,6 +253,7 @@ class Switch:
                 "power": "off" if host.pid is None else "frozen" if host.is_frozen else "on",
                 "addresses": {side: host.address(side) for side in host.sides},
                 "cuts": dict(host.cuts),
+                "silenced": sorted(host.silenced),
                 "processes": 0 if host.pid is None else len(_processes(host.pid)),
             }
             for host in self._hosts.values()
@@ -316,6 +344,7 @@ class Switch:
         _ip(outside)
         self._set_cables(host)
         _ip(inside, into=pid)
+        self._set_neighbours(host)
 
 
 def main(place: Place, nodes: int, clients: int, ready: int) -> None:

@@ -141,6 +141,32 @@ def test_a_cut_cable_carries_nothing_until_it_is_mended(lab: Lab, manner: str) -
     assert _hears(lab, "c0", "n1-pub")
 
 
+def test_a_silenced_host_is_not_heard_by_one_peer_and_hears_it(lab: Lab) -> None:
+    program = "import socket; s = socket.socket(2, 2); s.settimeout({}); s.bind(('', 700)); {}"
+    hear = program.format(10, "print(s.recv(9))")
+    hear_nothing = program.format(1, "s.recv(9)")
+    say = "import socket; socket.socket(2, 2).sendto(b'word', ({!r}, 700))"
+
+    def hears(host: str, other: str, listen: str) -> bool:
+        log = lab.path(host, "/tmp/heard")
+        listening = lab.spawn(host, ["python3", "-c", listen], log)
+        wait_until(
+            "it listens",
+            lambda: lab.run(host, ["ss", "-Hlun", "sport = 700"], timeout_s=5).stdout,
+            timeout_s=5,
+        )
+        lab.run(other, ["python3", "-c", say.format(lab.address(host, "private"))], timeout_s=5)
+        return listening.wait(timeout_s=15) == 0
+
+    assert hears("n1", "n0", hear)
+    lab.silence("n0", "n1", "private")
+    assert not hears("n1", "n0", hear_nothing)
+    assert hears("n0", "n1", hear)
+    assert _hears(lab, "n0", "n1-pub")
+    lab.mend("n0")
+    assert hears("n1", "n0", hear)
+
+
 def test_a_power_cut_kills_every_process_at_once_and_keeps_the_disk(lab: Lab) -> None:
     lab.run("n1", ["sh", "-c", "echo kept >/var/log/kept; echo lost >/run/lost"], timeout_s=5)
     running = lab.spawn(
