@@ -140,7 +140,7 @@ def _lose(
     dead_ns = stage.views.wait(
         f"'{victim}' is taken for dead", survivors, lambda view: view.has_lost(pnn), began_ns, LIMIT_S
     )
-    recovered_ns = stage.views.wait("the others go on", survivors, recovered, began_ns, LIMIT_S)
+    recovered_ns = stage.views.wait("the others go on", survivors, recovered, dead_ns, LIMIT_S)
     longest_s = stage.clients.longest_s(survivors, began_ns, recovered_ns)
     figures = {
         "dead": _seconds(began_ns, dead_ns),
@@ -250,6 +250,8 @@ def main() -> int:
     runs = load(options.beside) if options.beside else []
     for flavour in ("debian", "ctdbpy"):
         if options.only in (None, flavour):
-            runs += measure(flavour, options.faults or list(FAULTS), options.first, options.rounds, options.save)
+            runs += measure(
+                flavour, options.faults or list(FAULTS), options.first, options.rounds, options.save
+            )
     print(render(runs), flush=True)
     return 0

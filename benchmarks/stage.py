@@ -170,10 +170,13 @@ class Stage:
 
     def recovered(self, victim: str, led: str) -> Callable[[View], bool]:
         """What the survivors' views are like when they have recovered from the loss of `victim`."""
-        old = {self.views.now(host).generation for host in self.lab.nodes}
+        old = {host: self.views.now(host) for host in self.lab.nodes}
+        generations = {view.generation for view in old.values()}
 
         def holds(view: View) -> bool:
+            # A new leader of Debian's may give the generation that the old one gave; theirs are drawn alike.
+            is_new = view.generation not in generations or view.recoveries > old[view.host].recoveries
             is_led = view.leader != NOBODY and not (victim == led and f"n{view.leader}" == led)
-            return view.is_normal and view.generation not in old and is_led
+            return view.is_normal and is_new and is_led
 
         return holds

@@ -9,7 +9,7 @@ import select
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -33,6 +33,8 @@ class View:
     flags: tuple[int, ...] = ()
     leader: int = NOBODY
     peak_kib: int = 0
+    #: How often it was seen to come back to normal mode since it was first observed.
+    recoveries: int = 0
 
     @property
     def is_normal(self) -> bool:
@@ -96,6 +98,7 @@ class Views:
         self._options = options
         self._pipes: dict[str, Pipe] = {}
         self._history: list[View] = []
+        self._latest: dict[str, View] = {}
 
     def start(self, host: str) -> None:
         """Observe a node from now on; one whose host has lost its power must be started again."""
@@ -189,5 +192,10 @@ class Views:
             for line in pipe.read():
                 fields = json.loads(line)
                 fields["flags"] = tuple(fields.get("flags", ()))
-                self._history.append(View(pipe.host, **fields))
+                view, before = View(pipe.host, **fields), self._latest.get(pipe.host)
+                if before is not None:
+                    has_come = view.is_normal and before.up and not before.is_normal
+                    view = replace(view, recoveries=before.recoveries + has_come)
+                self._latest[pipe.host] = view
+                self._history.append(view)
         self._history.sort(key=lambda view: view.at_ns)
