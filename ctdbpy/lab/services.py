@@ -147,6 +147,11 @@ class Cluster:
 
     # --- questions --------------------------------------------------------------------------------
 
+    def runs(self, host: str) -> bool:
+        """Whether a daemon runs there."""
+        pid = self._noted_pid(host)
+        return pid is not None and _runs(self.lab, host, pid)
+
     def tool(
         self, host: str, *arguments: str, check: bool = True, input: str | None = None
     ) -> subprocess.CompletedProcess[str]:
