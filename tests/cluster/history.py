@@ -120,6 +120,77 @@ def stale_looks(changes: Iterable[Change], looks: Iterable[Look]) -> Iterator[st
             yield f"record {look.key}: {look.client} saw {look.counter} before it was made"
 
 
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A host that the others went on without, from some moment after `begin_ns` until `end_ns`.
+
+    One that stood still notices it only when it goes on: what its clients do until `stale_until_ns` with
+    records that are no longer theirs is for nobody.
+    """
+
+    host: str
+    begin_ns: int
+    end_ns: int
+    stale_until_ns: int = 0
+
+
+def survived(changes: Iterable[Change], finals: Mapping[int, int], losses: Iterable[Loss]) -> list[Change]:
+    """The changes without those that went down with a lost host, as nobody else had a copy.
+
+    When the others go on without a host, a record it owned is what it was when they last saw it: the changes
+    made since then, all of them on the lost host, are undone. What somebody saw who stayed must be there.
+    """
+    by_key: dict[int, list[Change]] = defaultdict(list)
+    for change in changes:
+        by_key[change.key].append(change)
+    kept: list[Change] = []
+    for key, story in by_key.items():
+        for loss in losses:
+            story = _survived(sorted(story), finals.get(key, 0), loss)
+        kept += story
+    return kept
+
+
+def _survived(story: list[Change], final: int, loss: Loss) -> list[Change]:
+    kept: list[Change] = []
+    have_gone_on = False
+    for change in story:
+        is_lost = _host_of(change) == loss.host
+        if (
+            is_lost
+            and loss.begin_ns <= change.begin_ns < loss.stale_until_ns
+            and change.before != _left(kept)
+        ):
+            continue
+        if not have_gone_on and change.begin_ns >= (loss.end_ns if is_lost else loss.begin_ns):
+            have_gone_on = _undo(kept, change.before, loss)
+        kept.append(change)
+    if not have_gone_on:
+        _undo(kept, final, loss)
+    return kept
+
+
+def _left(story: list[Change]) -> int:
+    """The counter that the last change left, if it was made."""
+    return story[-1].before + 1 if story else 0
+
+
+def _undo(kept: list[Change], counter: int, loss: Loss) -> bool:
+    """Go back to a counter, if all changes since then were the lost host's; whether there were any."""
+    since = len(kept)
+    while since and kept[since - 1].before >= counter:
+        since -= 1
+        if _host_of(kept[since]) != loss.host or kept[since].begin_ns >= loss.end_ns:
+            return False
+    undone = kept[since:]
+    del kept[since:]
+    return bool(undone)
+
+
+def _host_of(change: Change) -> str:
+    return change.client.partition("-")[0]
+
+
 def read_notes(path: Path) -> Iterator[Change | Look]:
     """What a client noted."""
     with path.open("rb") as file:
