@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks import loaded
 from benchmarks.report import machine
 from benchmarks.stage import LIMIT_S, Stage
 from ctdbpy.errors import LabError
@@ -55,10 +56,7 @@ TARGETS = (
 
 def cold_start(stage: Stage, _round: int) -> Run:
     """Every daemon starts at once; nothing ran before."""
-    began_ns = stage.start_all()
-    healthy_ns = stage.wait_healthy(began_ns)
-    stage.serve(stage.lab.nodes)
-    return Run(stage.flavour, "cold start", False, {"healthy": _seconds(began_ns, healthy_ns)})
+    return Run(stage.flavour, "cold start", False, {"healthy": stage.serve_from_cold() / 1e9})
 
 
 def hang(stage: Stage, number: int) -> Run:
@@ -242,11 +240,21 @@ def main() -> int:
     parser.add_argument("--only", choices=("debian", "ctdbpy"), help="measure one daemon alone")
     parser.add_argument("--save", type=Path, help="append every run to this file")
     parser.add_argument("--beside", type=Path, help="runs saved earlier, for the table")
+    parser.add_argument(
+        "--quietly-loaded",
+        type=float,
+        metavar="MINUTES",
+        help="no faults: busy processors and full load instead",
+    )
     options = parser.parse_args()
     unknown = set(options.faults) - set(FAULTS)
     if unknown:
         parser.error(f"unknown faults: {', '.join(sorted(unknown))}")
     print(machine(), flush=True)
+    if options.quietly_loaded:
+        # Theirs may well lose a leader: it is asked only when wanted.
+        print(loaded.ask(options.only or "ctdbpy", options.quietly_loaded), flush=True)
+        return 0
     runs = load(options.beside) if options.beside else []
     for flavour in ("debian", "ctdbpy"):
         if options.only in (None, flavour):

@@ -23,7 +23,7 @@ from ctdbpy.store.tdb import Tdb
 from ctdbpy.wire import controls, packets
 from ctdbpy.wire.constants import CURRENT_NODE, DbFlag
 from ctdbpy.wire.controls import Control
-from ctdbpy.wire.databases import TraverseStartExt
+from ctdbpy.wire.databases import DbVacuum, TraverseStartExt
 from ctdbpy.wire.misc import TunableValue
 from ctdbpy.wire.records import RecBuffer, RecData
 
@@ -152,6 +152,12 @@ class Worker:
         finally:
             os.close(fd)
         return {"records": records, "took_s": time.monotonic() - began_s}
+
+    def vacuum(self) -> dict[str, Any]:
+        """Vacuum the node's whole database."""
+        began_s = time.monotonic()
+        self._control.ask(Control.DB_VACUUM, DbVacuum(self._db_id, True))
+        return {"took_s": time.monotonic() - began_s}
 
     # -- the daemon -----------------------------------------------------------------------
 
