@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,7 @@ from ctdbpy.sim import runs, scenarios
 
 #: So many failures are printed in full; the rest is only counted.
 SHOWN_MAX: Final = 10
+FAILED_MAX: Final = 100
 PROGRESS_EVERY: Final = 100
 
 
@@ -37,22 +39,27 @@ def main() -> int:
         options.seed, options.runs, nodes=options.nodes, faults=options.faults, only=only
     )
     if options.trace:
-        results = [runs.one(each, with_trace=True) for each in wanted]
-        for result in results:
-            print("\n".join(result.trace))
-            print(f"seed {result.wanted.seed}: digest {result.digest}")
-        return _report(results)
-    return _report(_shown(wanted, options.jobs))
+        return _report(_show(map(partial(runs.one, with_trace=True), wanted), len(wanted)))
+    return _report(_show(_many(wanted, options.jobs), len(wanted)))
 
 
-def _shown(wanted: list[runs.Wanted], jobs: int) -> list[runs.Result]:
+def _show(coming: Iterable[runs.Result], total: int) -> list[runs.Result]:
+    """Print failures, and traces where there are some, as they come; how far it is, now and then."""
     results: list[runs.Result] = []
     failed = 0
-    for result in _many(wanted, jobs):
+    for result in coming:
         results.append(result)
-        failed += bool(result.failure)
-        if len(results) % PROGRESS_EVERY == 0 and len(wanted) > PROGRESS_EVERY:
-            print(f"{len(results)} of {len(wanted)} runs, {failed} failed", file=sys.stderr, flush=True)
+        if result.trace:
+            print("\n".join((*result.trace, f"seed {result.wanted.seed}: digest {result.digest}")))
+        if result.failure:
+            failed += 1
+            if failed <= SHOWN_MAX:
+                print(
+                    f"seed {result.wanted.seed}: {result.failure}\nreplay: {result.wanted.command}",
+                    flush=True,
+                )
+        if len(results) % PROGRESS_EVERY == 0 and total > PROGRESS_EVERY:
+            print(f"{len(results)} of {total} runs, {failed} failed", file=sys.stderr, flush=True)
     return results
 
 
@@ -66,12 +73,9 @@ def _many(wanted: list[runs.Wanted], jobs: int) -> Iterator[runs.Result]:
 
 
 def _report(results: list[runs.Result]) -> int:
-    failed = sorted((each for each in results if each.failure), key=lambda each: each.wanted.seed)
-    for result in failed[:SHOWN_MAX]:
-        print(f"seed {result.wanted.seed}: {result.failure}\nreplay: {result.wanted.command}")
+    failed = [each.wanted.seed for each in results if each.failure]
     if len(failed) > SHOWN_MAX:
-        seeds = ", ".join(f"{each.wanted.seed}" for each in failed[SHOWN_MAX:][:100])
-        print(f"and seeds {seeds}")
+        print(f"all that failed: {', '.join(str(seed) for seed in sorted(failed)[:FAILED_MAX])}")
     changes = sum(result.changes for result in results)
     print(f"{len(results)} runs, {len(failed)} failed, {changes} changes")
     return 1 if failed else 0

@@ -216,7 +216,10 @@ class Cluster:
         self._in_recovery.append(act)
 
     def node_gone(self, node: SimNode) -> None:
-        """A node is dead, or stopped."""
+        """A node is dead, or stopped: what it had is void."""
+        for pnn, db_id in list(self.history.copies):
+            if pnn == node.pnn:
+                del self.history.copies[pnn, db_id]
         for checker in self.checkers:
             checker.node_gone(node)
 

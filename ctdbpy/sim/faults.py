@@ -28,6 +28,7 @@ FAULTS: Final = (
     ("long_pause", 3),
     ("stall", 2),
     ("slow", 2),
+    ("guard_dies", 2),
     ("recover", 2),
     ("stop", 3),
     ("reset", 4),
@@ -135,6 +136,9 @@ class Faults:
 
     def _slow(self, node: SimNode) -> None:
         node.slow_down(self._world.random.uniform(0.5, 3.0))
+
+    def _guard_dies(self, node: SimNode) -> None:
+        node.guard.die()
 
     def _recover(self, node: SimNode) -> None:
         if not node.is_held:

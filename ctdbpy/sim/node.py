@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from ctdbpy.sim.network import Network
 
 VERSION = 4 << 16 | 17
-#: A machine needs so long to boot, by the wall clock, which may be wrong.
+#: A machine needs so long to boot: everybody's wall clock, which may be wrong, moves on by that with each.
 BOOT_S = 60.0
-CLOCK_SKEW_S = (-2.0, 2.0)
+CLOCK_ERROR_S = (-2.0, 2.0)
 SLOW_TURN_S = (0.01, 0.05)
 
 
@@ -86,6 +86,7 @@ class SimNode:
         self._machine_held: list[Callable[[], None]] = []
         self._daemon_held: list[Callable[[], None]] = []
         self._slow_until_s = 0.0
+        self._clock_error_s = 0.0
         self._still_s = 0.0
         self._still_since_s = 0.0
         self._pending: list[inputs.Input] = []
@@ -118,14 +119,21 @@ class SimNode:
             databases=found,
             quorum=self.quorum,
             cluster_lock="simulated" if self.quorum is Quorum.LOCK else "",
-            wall_offset_s=self.world.boots * BOOT_S + self.world.random.uniform(*CLOCK_SKEW_S),
         )
         self.node = Node(config, self.records, WorldEntropy(self.world))
+        self._clock_error_s = self.world.random.uniform(*CLOCK_ERROR_S)
+        for each in self.network.nodes.values():
+            if each.is_up:
+                each.set_clock(self.world.boots * BOOT_S)
         self.workers = MemoryWorkers(self)
         self.guard = SimGuard(self.world, self)
         self.on_boot(self)
         self.world.say(f"n{self.pnn} boots")
         self.step(inputs.Started())
+
+    def set_clock(self, offset_s: float) -> None:
+        """Set the wall clock, as ntpd does."""
+        object.__setattr__(self.node.state.config, "wall_offset_s", offset_s + self._clock_error_s)
 
     def crash(self, what: str = "crashes") -> None:
         """The daemon is killed: the kernel closes its sockets."""
@@ -289,10 +297,12 @@ class SimNode:
         return tuple(pnn for pnn in range(len(self.addresses)) if pnn != self.pnn)
 
     @property
-    def heartbeat_limits(self) -> tuple[int, int, int]:
-        """Interval in us, limit, stall limit in us, as the tunables are."""
+    def heartbeat_limits(self) -> tuple[int, int, int, int]:
+        """Interval in us, limit, stall limit and limit without a guard in us, as the tunables are."""
         values = self.node.state.tunables
-        return values.heartbeat_interval * 1000, values.heartbeat_limit, values.stall_limit * 1000
+        unguarded_s = 2 * values.keepalive_interval * (values.keepalive_limit + 1)
+        interval_us, stall_us = values.heartbeat_interval * 1000, values.stall_limit * 1000
+        return interval_us, values.heartbeat_limit, stall_us, unguarded_s * 1_000_000
 
     # -- the pump --------------------------------------------------------------------------
 
@@ -313,9 +323,9 @@ class SimNode:
 
     def _work(self) -> None:
         now_s = self.world.now_s
-        if self.guard.lease_is_over() and self.records.hold():
+        if self.records.look_at_lease(self.guard.lease_is_over()):
             # As the poller: before any packet is handled.
-            self._pending.insert(0, inputs.LeaseLost("the lease has run out"))
+            self.guard.expired()
         while True:
             while self._pending:
                 for effect in self.node.step(now_s, self._pending.pop(0)):

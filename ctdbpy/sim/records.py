@@ -22,18 +22,22 @@ class MemoryRecords(Engine):
         self._flags: dict[int, DbFlag] = {}
         self._names: dict[int, str] = {}
         self.lmasters: tuple[int, ...] = ()
+        # The lease had run out when that was looked at last; and nothing is served since it did.
+        self._expired = False
         self._held = False
         #: Told of each generation this node is given.
         self.on_generation: Callable[[int], None] = lambda _generation: None
 
     def set_recovery(self, active: bool) -> None:
-        """The core begins a recovery, or one is over: that alone ends a hold."""
-        self._held = self._held and active
-        super().set_recovery(active)
+        """The core begins a recovery, or one is over: that alone ends a hold, if there is a lease."""
+        if not active:
+            self._held = self._expired
+        super().set_recovery(active or self._held)
 
-    def hold(self) -> bool:
-        """The lease is over: serve nothing until a recovery is; False if that is so already."""
-        if self._held:
+    def look_at_lease(self, expired: bool) -> bool:
+        """Serve nothing from the end of a lease until a recovery is over; True when that has just begun."""
+        self._expired = expired
+        if not expired or self._held:
             return False
         self._held = True
         super().set_recovery(True)
