@@ -48,7 +48,7 @@ def _freeze_all(rooms: Rooms, _request: Request, _value: None) -> _Answer:
 
 
 def _freeze(rooms: Rooms, database: Database) -> _Answer:
-    return rooms.freezes.freeze(database)
+    return rooms.freezes.freeze_anew(database)
 
 
 def _thaw(rooms: Rooms, database: Database) -> _Answer:

@@ -93,6 +93,11 @@ class Freezes:
         # anew wants what was there before.
         return await self.cancel(database)
 
+    async def freeze_anew(self, database: Database) -> Reply:
+        """Freeze it for a recovery: what an earlier one has left open in it is undone first."""
+        reply = await self.freeze(database)
+        return await self.cancel(database) if reply.is_good else reply
+
     async def freeze_all(self) -> Reply:
         """Freeze every database of a node that takes no part any more; its volatile records are void."""
         for database in self._state.databases.values():

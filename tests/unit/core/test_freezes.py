@@ -121,6 +121,15 @@ def test_a_wipe_is_undone_unless_committed() -> None:
     assert not harness.stored
 
 
+def test_the_next_recovery_finds_what_was_there_before_one_that_was_left_open() -> None:
+    harness = Frozen()
+    harness.in_transaction(Control.DB_TRANSACTION_START)
+    harness.in_transaction(Control.WIPE_DATABASE)
+    assert not harness.stored
+    assert harness.status(Control.DB_FREEZE) == 0
+    assert len(harness.stored) == 2
+
+
 def test_a_commit_mends_an_unhealthy_database() -> None:
     harness = Frozen()
     harness.node.state.databases[harness.db_id].unhealthy = "ERROR"
