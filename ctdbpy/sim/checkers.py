@@ -100,10 +100,10 @@ class OneDmaster(Checker):
 
 
 class NoLostWrites(Checker):
-    """A change that a client made is there while a member holds a copy; none is made twice.
+    """A change that a client made is there while a member holds a copy; what was lost does not come back.
 
     For each key the least and the most its counter may be. They part when a node dies: what only it had is
-    gone, what it had sent may still arrive.
+    gone, what it had sent may still arrive. They meet again when others go on with what they have.
     """
 
     def __init__(self, history: History) -> None:
@@ -114,10 +114,10 @@ class NoLostWrites(Checker):
 
     def changed(self, change: Change) -> None:
         key = (change.db_id, change.key)
-        self.most[key] = self.most.get(key, 0) + 1
         self.changes += 1
         if self.history.is_excluded(change.node):
             return
+        self.most[key] = self.most.get(key, 0) + 1
         self.least[key] = least = self.least.get(key, 0) + 1
         if not least <= change.counter <= self.most[key]:
             raise self.fail(
@@ -127,7 +127,13 @@ class NoLostWrites(Checker):
 
     def went_on(self, generation: Generation) -> None:
         for db_id in {db_id for db_id, _ in self.least}:
-            self._only(db_id, self.history.survivors(db_id))
+            survivors = self.history.survivors(db_id)
+            self._only(db_id, survivors)
+            if survivors:
+                for each in self.most:
+                    if each[0] == db_id:
+                        held = (survivors, *self.history.departed)
+                        self.most[each] = max(counters.get(each[1], 0) for counters in held)
 
     def node_gone(self, node: SimNode) -> None:
         for db_id in {db_id for db_id, _ in self.least}:

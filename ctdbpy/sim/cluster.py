@@ -220,6 +220,9 @@ class Cluster:
         for pnn, db_id in list(self.history.copies):
             if pnn == node.pnn:
                 del self.history.copies[pnn, db_id]
+        if self._db_id in node.node.state.databases:
+            # A recovery under way may have taken them already.
+            self.history.departed.append(_counters(node.workers.content(self._db_id)))
         for checker in self.checkers:
             checker.node_gone(node)
 
@@ -237,14 +240,12 @@ class Cluster:
             act()
 
     def _found(self, node: SimNode, db_id: int, before: Mapping[bytes, bytes]) -> None:
-        if db_id != self._db_id:
+        newest = self.history.newest
+        if db_id != self._db_id or (newest is not None and newest.number == node.node.state.generation):
+            # The first member to have its copy has gone on: what others had was looked at then.
             return
         database = node.node.state.databases[db_id]
-        counters: dict[bytes, int] = {}
-        if not database.is_invalid:
-            for key, record in before.items():
-                if len(record) > RecordHeader.SIZE:
-                    counters[key] = COUNTER.unpack_from(record, RecordHeader.SIZE)[0]
+        counters = {} if database.is_invalid else _counters(before)
         copies = Copies(self.history.order(database.generation), counters)
         self.history.copies.setdefault((node.pnn, db_id), []).append(copies)
 
@@ -258,19 +259,20 @@ class Cluster:
             checker.recovered(generation)
 
     def _went_on(self, number: int) -> None:
-        """Records are changed in a new generation: every member has its copies, nobody else counts."""
+        """Records are changed in a new generation: nobody but its members counts any more."""
         generation = self.history.began(number)
-        generation.members = frozenset(
-            node.pnn for node in self.nodes if node.is_up and self._is_member(node, number)
-        )
+        members = [node for node in self.nodes if node.is_up and node.node.state.generation == number]
+        for node in members:
+            database = node.node.state.databases.get(self._db_id)
+            if database is not None and database.generation != number:
+                # It is about to have its copy, too, and until then what it had.
+                self._found(node, self._db_id, node.workers.content(self._db_id))
+        generation.members = frozenset(node.pnn for node in members)
         self.history.newest = generation
         for checker in self.checkers:
             checker.went_on(generation)
         self.history.copies.clear()
-
-    def _is_member(self, node: SimNode, number: int) -> bool:
-        database = node.node.state.databases.get(self._db_id)
-        return number == (node.node.state.generation if database is None else database.generation)
+        self.history.departed.clear()
 
     def _changed(self, node: SimNode, db_id: int, key: bytes, header: RecordHeader, counter: int) -> None:
         number = node.node.state.databases[db_id].generation
@@ -285,6 +287,14 @@ class Cluster:
     def _committed(self, node: SimNode, value: int) -> None:
         for checker in self.checkers:
             checker.committed(node, value)
+
+
+def _counters(content: Mapping[bytes, bytes]) -> dict[bytes, int]:
+    return {
+        key: COUNTER.unpack_from(record, RecordHeader.SIZE)[0]
+        for key, record in content.items()
+        if len(record) > RecordHeader.SIZE
+    }
 
 
 def _listens(checker: Checker, method: str) -> bool:

@@ -50,6 +50,8 @@ class History:
     newest: Generation | None = None
     #: By pnn and database: copies that recoveries have found since the newest generation was done.
     copies: dict[tuple[int, int], list[Copies]] = field(default_factory=dict)
+    #: What nodes had that have left since then.
+    departed: list[Mapping[bytes, int]] = field(default_factory=list)
 
     def began(self, number: int) -> Generation:
         """A node was told of this generation; the first time, its recovery has just begun."""

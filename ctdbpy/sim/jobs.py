@@ -104,6 +104,11 @@ class MemoryWorkers:
         before = self._session(db_id).before
         return self._records.tdb(db_id).fetch(key) if before is None else before.get(key)
 
+    def content(self, db_id: int) -> Mapping[bytes, bytes]:
+        """All records, as they would be if everything under way came to nothing."""
+        before = self._session(db_id).before
+        return dict(self._records.tdb(db_id).traverse()) if before is None else before
+
     def is_locked(self, db_id: int) -> bool:
         """A worker holds every chain of this database: programs that want one hang in libtdb."""
         session = self._sessions.get(db_id)
