@@ -320,7 +320,7 @@ class TransactionsLast(Checker):
         values = [persistent_value(node) for node in self.history.nodes if node.pnn in generation.members]
         leader = self.history.nodes[generation.leader]
         if leader.quorum is Quorum.LOCK or len(generation.members) * 2 <= len(self.history.nodes):
-            # The lock, and stopped nodes as witnesses, let a node serve that has missed what others committed.
+            # The lock, and stopped witnesses, let a node serve that has missed what others committed.
             self.acknowledged = min(self.acknowledged, max(values, default=0))
         if values and min(values) < self.acknowledged:
             raise self.fail(
