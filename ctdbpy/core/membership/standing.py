@@ -9,11 +9,18 @@ Source: docs/decisions/005.
 
 from __future__ import annotations
 
-from ctdbpy.core.effects import LogLevel, TellGuard
+from typing import Final
+
+from ctdbpy.core.effects import Exit, LogLevel, TellGuard
 from ctdbpy.core.inputs import Sight
 from ctdbpy.core.procedures import Promise
 from ctdbpy.core.state import NOBODY, Peer, Quorum, State
 from ctdbpy.wire.constants import Capability, NodeFlag, RunState
+
+#: Databases freeze as soon as their workers get all locks; local programs hold those for moments.
+STILL_WITHIN_S: Final = 2.0
+#: A service manager starts the daemon again; its databases come from the others.
+EXIT_NOT_STILL: Final = 75
 
 
 class Standing:
@@ -23,6 +30,7 @@ class Standing:
         self._state = state
         self._told: TellGuard | None = None
         self._leaderless_s: float | None = None
+        self._still_by_s: float | None = None
         self._change: Promise[None] = Promise()
         #: This node has just been suspended: databases have to be frozen.
         self.stopped = False
@@ -57,6 +65,7 @@ class Standing:
             return
         state.suspended = reason
         self.stopped = True
+        self._still_by_s = state.now_s + STILL_WITHIN_S
         state.log(LogLevel.WARNING, f"stands still, databases are frozen until the next recovery: {reason}")
         state.want_recovery(reason)
 
@@ -166,6 +175,17 @@ class Standing:
             return False
         return all(database.is_frozen for database in state.databases.values())
 
+    def _end_unless_still(self) -> None:
+        """What cannot be frozen local programs go on changing; without their daemon they end, too."""
+        state = self._state
+        moving = [each.name for each in state.databases.values() if not each.is_frozen]
+        if state.suspended and not state.map_is_new and moving:
+            text = f"cannot stand still: {len(moving)} databases are not frozen after {STILL_WITHIN_S:g} s"
+            state.log(
+                LogLevel.ERROR, f"{text} ({', '.join(sorted(moving)[:3])} …); see what holds their files"
+            )
+            state.emit(Exit(EXIT_NOT_STILL, text))
+
     def lock_lost(self, reason: str) -> None:
         """Where the lock is the quorum, its next holder does not wait for this node."""
         if self._state.quorum is Quorum.LOCK:
@@ -173,11 +193,15 @@ class Standing:
 
     @property
     def deadline_s(self) -> float | None:
-        """When this node has been without a leader for too long."""
-        return self._leaderless_s
+        """When this node has been without a leader for too long, or does not come to stand still."""
+        moments = (self._leaderless_s, self._still_by_s)
+        return min((each for each in moments if each is not None), default=None)
 
     def wake(self, now_s: float) -> None:
         """Stand still: whoever has become leader does not count on this node."""
+        if self._still_by_s is not None and now_s >= self._still_by_s:
+            self._still_by_s = None
+            self._end_unless_still()
         if self._leaderless_s is not None and now_s >= self._leaderless_s:
             self._leaderless_s = None
             self.suspend("nobody leads")

@@ -261,8 +261,8 @@ class FakeRecords:
         self.counted = {}
 
 
-#: Of the first recovery: the wall clock's seconds when a harness starts.
-FIRST_GENERATION = 1_700_000_100
+#: Of the first recovery: the wall clock's hundredths of a second when a harness starts.
+FIRST_GENERATION = 1_700_000_100 * 100 % 2**32
 
 
 class ChosenEntropy:
