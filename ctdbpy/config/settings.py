@@ -38,6 +38,8 @@ class Settings:
     tdb_mutexes: bool = True
     event_debug_script: Path | None = None
     failover_disabled: bool = False
+    puts_addresses: bool = True
+    scripts_first: bool | None = None
     shutdown_failover_timeout_s: int = 10
     shutdown_extra_timeout_s: int = 0
     realtime_scheduling: bool = True

@@ -58,6 +58,15 @@ def read_boolean(text: str, _context: Context) -> bool:
     raise Invalid("write true, yes, false or no")
 
 
+def read_automatic(text: str, context: Context) -> bool | None:
+    if text.lower() == "auto":
+        return None
+    try:
+        return read_boolean(text, context)
+    except Invalid:
+        raise Invalid("write auto, true, yes, false or no") from None
+
+
 def read_integer(least: int) -> Callable[[str, Context], int]:
     def read(text: str, context: Context) -> int:
         # C's strtol with base 0, because that is what reads the same file in ctdbd.
