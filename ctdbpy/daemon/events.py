@@ -30,6 +30,8 @@ MONITOR: Final = "monitor"
 RESULTS_MAX: Final = 100
 #: An event asked for while so many wait is refused: the scripts do not keep up.
 WAITING_MAX: Final = 1000
+#: By event: the script that would do what the daemon has done already, and fail for that.
+DONE_ALREADY: Final = {"takeip": "10.interface", "releaseip": "10.interface", "updateip": "10.interface"}
 STACKS_LIMIT_S: Final = 5.0
 DEBUG_LIMIT_S: Final = 60.0
 NOTIFY_LIMIT_S: Final = 60.0
@@ -205,6 +207,8 @@ class EventRunner:
         try:
             # In a thread: the directory may lie on a disk that takes its time.
             scripts = await asyncio.to_thread(list_scripts, self._directory / order.component)
+            done_already = DONE_ALREADY.get(order.event) if order.component == COMPONENT else None
+            scripts = tuple(script for script in scripts if script.name != done_already)
             summary = await scripts_run.run(
                 scripts, (order.event, *order.args), timeout_s=order.timeout_s, goes_on=order.goes_on
             )

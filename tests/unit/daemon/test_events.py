@@ -147,6 +147,20 @@ def test_events_run_one_at_a_time_in_the_order_asked_for(tmp_path: Path) -> None
     at(tmp_path, body)
 
 
+@pytest.mark.parametrize("event", ["takeip", "releaseip", "updateip", "monitor", "shutdown"])
+def test_the_script_that_would_move_addresses_again_is_left_out(tmp_path: Path, event: str) -> None:
+    script(tmp_path, "10.interface", 'echo "interface $*"')
+    script(tmp_path, "11.routing", 'echo "routing $*"')
+
+    async def body(place: Place) -> list[str]:
+        assert (await place.run(event, "eth0")).status == 0
+        return place.said
+
+    said = at(tmp_path, body)
+    mine = [f"11.routing: routing {event} eth0"]
+    assert said == (mine if event.endswith("ip") else [f"10.interface: interface {event} eth0", *mine])
+
+
 def test_a_monitor_event_gives_way_to_any_other(tmp_path: Path) -> None:
     begun = fifo(tmp_path / "begun")
     script(tmp_path, "10.a.script", f"[ $1 != monitor ] || {{ echo $$ >{begun}; sleep 1000; }}")
