@@ -207,6 +207,13 @@ class ReadNodes:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadPublicAddresses:
+    """Read the public_addresses file; `inputs.PublicAddressesRead` with this id answers."""
+
+    read_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class SetLogLevel:
     """Log from this level on."""
 
@@ -377,6 +384,7 @@ Effect = (
     | HoldJob
     | SetHealth
     | ReadNodes
+    | ReadPublicAddresses
     | SetLogLevel
     | SendKeepalive
     | TellGuard

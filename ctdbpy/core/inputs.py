@@ -172,6 +172,24 @@ class NodesRead:
 
 
 @dataclass(frozen=True, slots=True)
+class PublicAddress:
+    """One line of the public_addresses file: an address, and the interfaces that could carry it."""
+
+    address: str
+    prefix: int
+    interfaces: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PublicAddressesRead:
+    """The public_addresses file was read; with `error`, it could not be, and `addresses` is empty."""
+
+    read_id: int
+    addresses: tuple[PublicAddress, ...]
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RecordsComplained:
     """The record engine met something only the core can decide.
 
@@ -335,6 +353,7 @@ Input = (
     | ClientBehind
     | RevokeWanted
     | NodesRead
+    | PublicAddressesRead
     | RecordsComplained
     | NodeSeen
     | LeaseLost

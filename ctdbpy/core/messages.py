@@ -77,7 +77,7 @@ def _disable_recoveries(rooms: Rooms, message: DisableMessage) -> None:
 
 
 def _disable_ip_check(rooms: Rooms, seconds: int) -> None:
-    rooms.takeovers.disable(seconds)
+    rooms.takeovers.disable(seconds, softly=True)
 
 
 def _memory_dump(rooms: Rooms, message: SrvidMessage) -> None:
@@ -101,7 +101,7 @@ def _reload_nodes(rooms: Rooms, _nothing: None) -> None:
 def _rebalance(rooms: Rooms, pnn: int) -> None:
     """New addresses of a node are to be used: a run puts them to use."""
     if rooms.state.peer(pnn) is not None:
-        rooms.takeovers.wanted = True
+        rooms.takeovers.rebalance(pnn)
 
 
 def _answer(rooms: Rooms, message: DisableMessage, result: int) -> None:

@@ -35,6 +35,7 @@ from ctdbpy.core.inputs import (
     NodeSeen,
     NodesRead,
     Paused,
+    PublicAddressesRead,
     RecordsComplained,
     ReplyArrived,
     RevokeWanted,
@@ -149,12 +150,16 @@ class Node:
                 rooms.runner.spawn("revoke", revoke(self.state, rooms.routing, happened))
             case NodesRead():
                 rooms.links.file_read(happened)
+            case PublicAddressesRead():
+                rooms.addresses.file_read(happened)
             case RecordsComplained():
                 self._complained(happened)
             case EventEnded():
                 rooms.events.ended(happened)
-            case AddressDone() | HostSeen():
-                pass
+            case AddressDone():
+                rooms.addresses.deeds.done(happened)
+            case HostSeen():
+                rooms.upkeep.see(happened)
             case ShutdownAsked(reason):
                 rooms.shut_down(reason)
 
@@ -179,6 +184,7 @@ class Node:
         state.records.set_nodes(tuple(int(node.flags) for node in state.nodes))
         state.records.set_recovery(True)
         state.set_map(state.generation, state.lmasters)
+        rooms.addresses.begin()
         rooms.runner.spawn("come up", self._come_up())
 
     async def _come_up(self) -> None:
@@ -217,6 +223,7 @@ class Node:
         if client is None:
             return
         notify.send_all(self.state, client)
+        self.rooms.connections.client_gone(client)
         self.rooms.traverses.client_gone(client)
         self.rooms.commits.client_gone(client)
 
@@ -313,5 +320,6 @@ class Node:
         for pnn in state.lmasters:
             assert state.peer(pnn) is not None, pnn
         assert not (state.is_leader and state.is_inactive)
+        self.rooms.addresses.validate()
         assert not self.rooms.routing.inbox
         assert not self.rooms.runner.has_ready

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from typing import Protocol
 
 from ctdbpy.core.effects import Announce, Exit, LogLevel
 from ctdbpy.core.events.events import Events
 from ctdbpy.core.events.health import Health
+from ctdbpy.core.failover.addresses import Addresses
+from ctdbpy.core.failover.connections import Connections
 from ctdbpy.core.failover.takeovers import Takeovers
+from ctdbpy.core.failover.upkeep import Upkeep
 from ctdbpy.core.jobs import Jobs
 from ctdbpy.core.leader.cluster_lock import ClusterLock
 from ctdbpy.core.leader.election import Election
@@ -64,7 +67,12 @@ class Rooms:
         self.seqnums = Seqnums(state, self.routing)
         self.traverses = Traverses(state, self.routing, self.jobs)
         self.vacuum = Vacuum(state, self.runner, self.routing, self.jobs)
-        self.takeovers = Takeovers(state, self.runner, self.routing)
+        self.addresses = Addresses(state, self.runner, self.events.run)
+        self.upkeep = Upkeep(state, self.runner, self.addresses)
+        self.connections = Connections(state, self.routing, self.addresses.table)
+        self.takeovers = Takeovers(
+            state, self.runner, self.routing, lambda pnn, why: self.bans.blame(pnn, self.bans.many, why)
+        )
         self.standing = Standing(state)
         self.cluster_lock = ClusterLock(state)
         self.election = Election(state, self.routing, self.cluster_lock)
@@ -83,6 +91,9 @@ class Rooms:
             self.cluster_lock,
             self.election,
             self.watch,
+            self.addresses,
+            self.upkeep,
+            self.connections,
             self.takeovers,
             self.traverses,
             self.seqnums,
@@ -105,6 +116,8 @@ class Rooms:
 
     def settle(self) -> None:
         """Let the rooms see the facts as they are now; they may change them: repeat until quiet."""
+        # First of all: whoever takes its addresses does not wait for long.
+        self.addresses.settle()
         if self.flags.left:
             self.flags.left = False
             self.freezes.invalidate()
@@ -118,7 +131,9 @@ class Rooms:
         self.attaches.settle()
         self.commits.settle()
         self.health.settle()
+        self.upkeep.settle()
         self.takeovers.settle()
+        self.connections.settle()
         self.vacuum.settle()
         self.bans.settle()
         self.accounts.settle()
@@ -126,11 +141,12 @@ class Rooms:
 
     def memory(self) -> MemoryReport:
         """What this brain keeps in memory."""
-        tables = {
+        tables: dict[str, Sized | int] = {
             "controls waiting for other nodes": self.routing.outstanding,
             "jobs of workers": self.jobs.running,
             "clients waiting to attach": self.attaches.parked,
             "events that run or wait": self.events.running,
+            "public addresses": self.addresses.table.entries,
         }
         return report(self.state, tables)
 
@@ -149,9 +165,16 @@ class Rooms:
         self.runner.spawn("shut down", self._shut_down(reason))
 
     async def _shut_down(self, reason: str) -> None:
+        handing = None
+        if self.addresses.table.here and self.state.config.moves_addresses:
+            self.addresses.drop_all("this node is shutting down")
+            handing = self.runner.spawn("hand over", self.takeovers.hand_over())
         result = await self.events.run("shutdown")
         if not result.is_good:
             self.state.log(LogLevel.ERROR, result.text)
+        if handing is not None:
+            await handing
+        await self.addresses.deeds.finish()
         self.state.emit(Exit(0, reason))
 
     def _deadlines(self) -> Iterator[float]:

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Final
 
 from ctdbpy.core.effects import Effect, Listen, Log, LogLevel, SendMessage
-from ctdbpy.core.inputs import NodeAddress, Sight
+from ctdbpy.core.inputs import NodeAddress, PublicAddress, Sight
 from ctdbpy.core.ports import Entropy, Records
 from ctdbpy.core.story import Story
 from ctdbpy.wire.constants import (
@@ -76,6 +76,12 @@ class NodeConfig:
 
     Wall clock time is the step's `now_s` plus `wall_offset_s`. `databases` are the persistent
     ones found on disk, with what the health database says of them.
+
+    moves_addresses: False ([failover] disabled): takeover runs move nothing.
+    puts_addresses: False: something else puts addresses where they are decided to be; nothing is done to this
+    host, and nothing that is seen of it counts.
+    scripts_first: Event scripts have run before an address comes or goes.
+    shutdown_wait_s: How long a node that ends waits until others have taken its addresses.
     """
 
     pnn: int
@@ -88,6 +94,11 @@ class NodeConfig:
     quorum: Quorum = Quorum.NONE
     leader_timeout_s: float = 5.0
     databases: tuple[FoundDatabase, ...] = ()
+    public_addresses: tuple[PublicAddress, ...] = ()
+    moves_addresses: bool = True
+    puts_addresses: bool = True
+    scripts_first: bool = False
+    shutdown_wait_s: float = 10.0
     wall_offset_s: float = 0.0
     pid: int = 0
     version: tuple[int, int] = (4, 17)

@@ -64,6 +64,7 @@ class Pump:
         events: EventRunner,
         notifier: Notifier,
         read_nodes: Callable[[], tuple[inputs.NodeAddress, ...]],
+        read_public_addresses: Callable[[], tuple[inputs.PublicAddress, ...]],
         set_log_level: Callable[[int], None],
         version: int,
         spawn: Callable[[str, Coroutine[Any, Any, None]], asyncio.Task[None]],
@@ -83,6 +84,7 @@ class Pump:
         self._event_runs: dict[int, Run] = {}
         self._notifier = notifier
         self._read_nodes = read_nodes
+        self._read_public_addresses = read_public_addresses
         self._set_log_level = set_log_level
         self._version = version
         self._spawn = spawn
@@ -289,6 +291,8 @@ class Pump:
                 self._set_health(name, reason)
             case effects.ReadNodes(read_id):
                 self._spawn(f"read nodes {read_id}", self._answer_nodes(read_id))
+            case effects.ReadPublicAddresses(read_id):
+                self._spawn(f"read public addresses {read_id}", self._answer_public_addresses(read_id))
             case effects.SetLogLevel(level):
                 # Clients may ask for any number; beyond the last level there is nothing more to say.
                 self._set_log_level(min(max(level, LogLevel.ERROR), LogLevel.DEBUG))
@@ -343,6 +347,13 @@ class Pump:
             answer = inputs.NodesRead(read_id, await asyncio.to_thread(self._read_nodes))
         except ConfigError as error:
             answer = inputs.NodesRead(read_id, (), str(error))
+        self.step(answer)
+
+    async def _answer_public_addresses(self, read_id: int) -> None:
+        try:
+            answer = inputs.PublicAddressesRead(read_id, await asyncio.to_thread(self._read_public_addresses))
+        except ConfigError as error:
+            answer = inputs.PublicAddressesRead(read_id, (), str(error))
         self.step(answer)
 
     def _announce(self, text: str, ready: bool) -> None:

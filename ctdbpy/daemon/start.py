@@ -26,6 +26,7 @@ import ctdbpy
 from ctdbpy.config.configuration import Configuration, load
 from ctdbpy.config.nodes import NodeAddress, load_nodes
 from ctdbpy.config.paths import Paths
+from ctdbpy.config.public_addresses import PublicAddress, load_public_addresses
 from ctdbpy.core import effects, inputs
 from ctdbpy.core.node import Node
 from ctdbpy.core.state import FoundDatabase, NodeConfig, Quorum
@@ -49,6 +50,7 @@ from ctdbpy.host.logs import NOTICE, Logs, python_level
 from ctdbpy.host.notify import Notifier
 from ctdbpy.host.pidfile import PidFile
 from ctdbpy.host.realtime import lock_memory, raise_priority
+from ctdbpy.host.scripts import list_scripts
 from ctdbpy.host.unix_socket import ListeningSocket
 from ctdbpy.net.datagrams import bind_datagrams
 from ctdbpy.net.links import Links, listen_as_one_of
@@ -275,6 +277,7 @@ class _Start:
             events=events,
             notifier=notifier,
             read_nodes=lambda: _nodes(paths.nodes),
+            read_public_addresses=lambda: _public(load_public_addresses(paths.public_addresses)),
             set_log_level=self.logs.set_level,
             version=version[0] << 16 | version[1],
             spawn=tasks.spawn,
@@ -352,6 +355,11 @@ class _Start:
                 FoundDatabase(name, health.reason(name) or "")
                 for name in persistent_files(configuration.paths.persistent, self.pnn)
             ),
+            public_addresses=_public(configuration.public_addresses),
+            moves_addresses=not settings.failover_disabled,
+            puts_addresses=settings.puts_addresses,
+            scripts_first=_scripts_first(settings.scripts_first, configuration.paths),
+            shutdown_wait_s=float(settings.shutdown_failover_timeout_s),
             wall_offset_s=time.time() - now_s,
             pid=os.getpid(),
             version=_version(configuration.paths, os.environ),
@@ -378,6 +386,21 @@ def _version(paths: Paths, environ: Mapping[str, str]) -> tuple[int, int]:
     if paths.test_mode and wanted.isdecimal() and 0 < int(wanted) <= 0xFFFFFFFF:
         return int(wanted) >> 16, int(wanted) & 0xFFFF
     return SAMBA_VERSION
+
+
+def _public(addresses: Sequence[PublicAddress]) -> tuple[inputs.PublicAddress, ...]:
+    return tuple(inputs.PublicAddress(each.address, each.prefix, each.interfaces) for each in addresses)
+
+
+def _scripts_first(wanted: bool | None, paths: Paths) -> bool:
+    """If nothing is set: NFS locks are reclaimed in a grace period that scripts begin."""
+    if wanted is not None:
+        return wanted
+    try:
+        scripts = list_scripts(paths.event_scripts)
+    except OSError:
+        return False
+    return any(script.is_enabled and "nfs" in script.name for script in scripts)
 
 
 def _nodes(path: str) -> tuple[inputs.NodeAddress, ...]:

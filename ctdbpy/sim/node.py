@@ -450,6 +450,9 @@ class SimNode:
                 self._lock.take(self, attempt, only_look=only_look)
             case effects.DropLock(attempt):
                 self._lock.drop(self, attempt)
+            case effects.ReadPublicAddresses(read_id):
+                read = inputs.PublicAddressesRead(read_id, self.node.state.config.public_addresses)
+                self.later(0.0, lambda: self.step(read))
             case effects.ReadNodes(read_id):
                 nodes = tuple(inputs.NodeAddress(pnn, address) for pnn, address in enumerate(self.addresses))
                 self.later(0.0, lambda: self.step(inputs.NodesRead(read_id, nodes)))

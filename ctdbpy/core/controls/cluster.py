@@ -130,7 +130,7 @@ async def _end_recovery(rooms: Rooms, _request: Request, _value: None) -> Reply:
         state.runstate = RunState.STARTUP
         state.log(LogLevel.NOTICE, "runstate STARTUP")
         state.emit(Announce("starting", True))
-    rooms.takeovers.wanted = True
+    rooms.takeovers.want()
     return OK
 
 
@@ -180,6 +180,11 @@ def _reclock_latency(rooms: Rooms, _request: Request, seconds: float) -> Reply:
     return OK
 
 
+def _node_started(rooms: Rooms, _request: Request, _value: None) -> Reply:
+    rooms.connections.tell_all()
+    return OK
+
+
 def _nothing_to_do(_rooms: Rooms, _request: Request, _value: None) -> Reply:
     return OK
 
@@ -207,7 +212,6 @@ HANDLERS: dict[Control, Handler] = {
     Control.RECD_RECLOCK_LATENCY: _reclock_latency,
     # Upstream's separate recovery process says that it lives; ours is this very brain.
     Control.RECD_PING: _nothing_to_do,
-    # Without public addresses there are no tickles to send to a node that has just started.
-    Control.STARTUP: _nothing_to_do,
+    Control.STARTUP: _node_started,
     Control.SHUTDOWN: _shutdown,
 }

@@ -1,62 +1,139 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Takeover runs: who asked for one, whether they are allowed, and the run itself.
+"""Takeover runs: who asked for one, when one has to be, and whether it may be now.
 
-Without public addresses a run has one stage: every connected node hears that addresses are where they belong.
+The leader makes one after every recovery and whenever a node's flags change, at once. An address of a node
+that cannot be reached is taken only when that node has surely stopped: members of a recovery vouch for it; of
+a node that takes no part in recoveries the last lease has run out.
 
-Source: reference/ctdb.md 5.8 (TAKEOVER_RUN, DISABLE_TAKEOVER_RUNS, DISABLE_IP_CHECK), 7.14.
+Source: reference/ctdb.md 5.8 (TAKEOVER_RUN, REBALANCE_NODE, DISABLE_TAKEOVER_RUNS, DISABLE_IP_CHECK), 7.14.
 """
 
 from __future__ import annotations
 
-from ctdbpy.core.effects import LogLevel
-from ctdbpy.core.procedures import Runner
+from collections.abc import Callable
+from typing import Final
+
+from ctdbpy.core.effects import LogLevel, Unlisten
+from ctdbpy.core.failover.allocation import Plan
+from ctdbpy.core.failover.run import Run
+from ctdbpy.core.inputs import Sight
+from ctdbpy.core.procedures import Promise, Runner
 from ctdbpy.core.routing import Routing
-from ctdbpy.core.state import State
+from ctdbpy.core.state import Quorum, State
 from ctdbpy.wire.codecs import I32
-from ctdbpy.wire.constants import RunState
-from ctdbpy.wire.controls import Control
+from ctdbpy.wire.constants import BROADCAST_CONNECTED, NodeFlag, RunState
+from ctdbpy.wire.srvids import SRVID_TAKEOVER_RUN, srvid_of_server
 from ctdbpy.wire.structures import SrvidMessage
 
 #: The answer to a request whose run did not work: -EAGAIN.
-_AGAIN = -11
+_AGAIN: Final = -11
+_FAILED: Final = I32.pack(_AGAIN)
+#: More than these wait for no answer: whoever asked long ago asks again.
+REQUESTS_MAX: Final = 1000
+#: `ctdb moveip` holds runs off for 20 s and never lets them on again; when a node dies meanwhile, so long.
+SOFTLY_DISABLED_S: Final = 1.0
+#: A run that a recovery stops begins again after it; so much later if there is none.
+STOPPED_AGAIN_S: Final = 0.1
+#: A node that ends asks again for somebody to take its addresses.
+HAND_OVER_AGAIN_S: Final = 0.5
 
 
 class Takeovers:
-    """Requests wait until the leader has made a run; those of other nodes' leaders are not ours to answer."""
+    """Requests wait until the leader has made a run; those of other nodes' leaders are not ours to answer.
 
-    def __init__(self, state: State, runner: Runner, routing: Routing) -> None:
+    blame(pnn, why): gives ban credits to a node that spoils runs.
+    """
+
+    def __init__(
+        self, state: State, runner: Runner, routing: Routing, blame: Callable[[int, str], None]
+    ) -> None:
         self._state = state
         self._runner = runner
         self._routing = routing
+        self._blame = blame
         self._requests: list[SrvidMessage] = []
+        self._disabled_since_s = 0.0
         self._disabled_until_s: float | None = None
+        self._is_softly_disabled = False
         self._retry_s: float | None = None
+        self._hold_s: float | None = None
         self._busy = False
+        self._rebalance: set[int] = set()
+        self._seen: tuple[NodeFlag, ...] = ()
+        self._last_srvid = 0
         self.wanted = False
+        #: Of the last run that this node has made.
+        self.plan = Plan({})
+
+    # -- asked from outside ---------------------------------------------------------------------------
 
     def request(self, message: SrvidMessage) -> None:
         """Somebody wants a run; with srvid 0 it wants no answer."""
-        self._requests.append(message)
+        if len(self._requests) < REQUESTS_MAX:
+            self._requests.append(message)
 
-    def disable(self, seconds: int) -> None:
-        """No runs for so long; 0 allows them at once."""
+    def want(self) -> None:
+        """Addresses may not be where they should be."""
+        self._retry_s = None
+        self.wanted = True
+
+    def rebalance(self, pnn: int) -> None:
+        """A node has new addresses: others' may move to it although it has some."""
+        self._rebalance.add(pnn)
+        self.want()
+
+    def disable(self, seconds: int, *, softly: bool = False) -> None:
+        """No runs for so long; 0 allows them at once. Softly: not if a node dies meanwhile."""
+        self._disabled_since_s = self._state.now_s
         self._disabled_until_s = self._state.now_s + seconds if seconds else None
+        self._is_softly_disabled = softly
 
     @property
     def are_disabled(self) -> bool:
         """True while somebody has asked for no runs."""
         return self._disabled_until_s is not None and self._state.now_s < self._disabled_until_s
 
+    def why(self, address: str) -> str:
+        """Why the last run of this leader has an address where it is, "" if it made none or knows it not."""
+        placement = self.plan.placements.get(address)
+        return placement.reason if placement else ""
+
+    async def hand_over(self) -> None:
+        """This node ends and has dropped its addresses: wait until others serve them, or time is up."""
+        state = self._state
+        until_s = state.now_s + state.config.shutdown_wait_s
+        self._last_srvid += 1
+        srvid = srvid_of_server(state.pnn, self._last_srvid)
+        answer: Promise[bool] = Promise()
+
+        def answered(_pnn: int, data: bytes) -> None:
+            if data[: len(_FAILED)] != _FAILED:
+                answer.resolve(True)
+
+        state.listen(srvid, answered)
+        while not answer.done and state.now_s < until_s and len(state.active()) > 1:
+            run = SrvidMessage(state.pnn, srvid)
+            state.send_message(BROADCAST_CONNECTED, SRVID_TAKEOVER_RUN, run.pack())
+            again: Promise[bool] = Promise()
+            answer.when_done(lambda again=again: again.resolve(True))  # type: ignore[misc]
+            await self._runner.limit(again, HAND_OVER_AGAIN_S, False)
+        state.unlisten(srvid)
+        state.emit(Unlisten(srvid))
+
+    # -- when -------------------------------------------------------------------------------------------
+
     @property
     def deadline_s(self) -> float | None:
-        """When runs are allowed again, or one that failed is repeated."""
-        moments = [each for each in (self._disabled_until_s, self._retry_s) if each is not None]
-        return min(moments, default=None)
+        """When runs are allowed again, one that failed is repeated, or a silent node has surely stopped."""
+        moments = (self._disabled_until_s, self._retry_s, self._hold_s)
+        return min((each for each in moments if each is not None), default=None)
 
     def wake(self, now_s: float) -> None:
         """Allow runs again, repeat one that failed."""
         if self._disabled_until_s is not None and now_s >= self._disabled_until_s:
             self._disabled_until_s = None
+        if self._hold_s is not None and now_s >= self._hold_s:
+            self._hold_s = None
         if self._retry_s is not None and now_s >= self._retry_s:
             self._retry_s = None
             self.wanted = True
@@ -64,47 +141,112 @@ class Takeovers:
     def settle(self) -> None:
         """Make a run if one is wanted and this node may; drop requests that the leader answers."""
         state = self._state
-        if self._busy or not (self._requests or self.wanted):
-            return
         if not state.is_leader:
-            self._retry_s = None
-            self.wanted = False
-            if state.active():
-                self._requests.clear()
-            elif self._requests:
-                # Nobody is active, so nobody leads: there is nothing that could move.
-                self._answer(state.pnn)
+            self._lead_no_more()
             return
-        if (
-            state.is_recovering
-            or self.are_disabled
-            or self._retry_s is not None
-            or state.runstate < RunState.STARTUP
-        ):
+        self._look_at_flags()
+        if self._busy or self._retry_s is not None or not (self._requests or self.wanted):
+            return
+        if not self._may_run() or state.runstate < RunState.STARTUP:
+            return
+        wait_s = self._wait_s()
+        if wait_s > 0:
+            self._hold_s = state.now_s + wait_s
             return
         self._busy = True
         self._runner.spawn("takeover run", self._run())
+
+    def _lead_no_more(self) -> None:
+        state = self._state
+        self._retry_s = None
+        self._hold_s = None
+        self.wanted = False
+        self._seen = ()
+        self._rebalance.clear()
+        if not self._requests:
+            return
+        if state.active():
+            self._requests.clear()
+        else:
+            # Nobody is active, so nobody leads: there is nothing that could move.
+            requests, self._requests = self._requests, []
+            self._answer(requests, state.pnn)
+
+    def _look_at_flags(self) -> None:
+        state = self._state
+        flags = tuple(node.flags for node in state.nodes)
+        if flags == self._seen:
+            return
+        gone = any(
+            new & NodeFlag.INACTIVE and not old & NodeFlag.INACTIVE
+            for new, old in zip(flags, self._seen, strict=False)
+        )
+        if gone and self._is_softly_disabled and self._disabled_until_s is not None:
+            self._disabled_until_s = min(self._disabled_until_s, self._disabled_since_s + SOFTLY_DISABLED_S)
+        self._seen = flags
+        self.want()
+
+    def _may_run(self) -> bool:
+        """This node leads a cluster that is consistent: whoever is in the map takes part."""
+        state = self._state
+        if not state.is_leader or state.is_electing or state.is_recovering or self.are_disabled:
+            return False
+        return all(
+            (node := state.peer(pnn)) is not None and not node.flags & NodeFlag.INACTIVE
+            for pnn in state.lmasters
+        )
+
+    def _wait_s(self) -> float:
+        """How long a node that cannot be reached, and was never in a map, may still have a lease."""
+        state = self._state
+        if state.quorum is Quorum.NONE:
+            return 0.0
+        waits = [
+            state.out_since_s.get(node.pnn, 0.0) + state.silence_s - state.now_s
+            for node in state.others()
+            if not node.is_connected and state.sights.get(node.pnn) is Sight.LIVE
+        ]
+        return max(waits, default=0.0)
+
+    # -- the run ------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
         state = self._state
         self.wanted = False
         requests, self._requests = self._requests, []
-        timeout_s = 3 * state.tunables.takeover_timeout
+        rebalance = frozenset(self._rebalance)
+        run = Run(state, self._runner, self._routing, rebalance, self._may_run)
         try:
-            nodes = state.connected()
-            answers = [self._routing.call(pnn, Control.IPREALLOCATED, timeout_s=timeout_s) for pnn in nodes]
-            failed = [pnn for pnn, answer in zip(nodes, answers, strict=True) if not (await answer).is_good]
+            if state.config.moves_addresses:
+                await run.move()
+                if run.plan:
+                    self.plan = run.plan
         finally:
+            # Scripts hear of it without holding the next run up.
             self._busy = False
-        if failed:
-            state.log(LogLevel.ERROR, f"takeover run failed on nodes {failed}")
-            self._retry_s = state.now_s + max(state.tunables.recover_interval, 1)
-        later, self._requests = self._requests, requests
-        self._answer(_AGAIN if failed else state.pnn)
-        self._requests = later
+        if run.was_stopped:
+            self._requests = requests + self._requests
+            if not self.wanted:
+                self._retry_s = state.now_s + STOPPED_AGAIN_S
+        else:
+            if not run.failures:
+                self._rebalance -= rebalance
+            self._runner.spawn("end of takeover run", self._end(run, requests))
 
-    def _answer(self, result: int) -> None:
-        requests, self._requests = self._requests, []
+    async def _end(self, run: Run, requests: list[SrvidMessage]) -> None:
+        state = self._state
+        if not run.is_blind:
+            await run.tell()
+        if run.failures:
+            words = "; ".join(f"node {pnn}: {why}" for pnn, why in sorted(run.failures.items()))
+            state.log(LogLevel.ERROR, f"takeover run failed: {words}")
+            self._retry_s = state.now_s + max(state.tunables.recover_interval, 1)
+            culprit = run.culprit()
+            if culprit is not None and state.is_leader:
+                self._blame(culprit, f"a takeover run failed: {run.failures[culprit]}")
+        self._answer(requests, _AGAIN if run.failures else state.pnn)
+
+    def _answer(self, requests: list[SrvidMessage], result: int) -> None:
         for request in requests:
             if request.srvid:
                 self._state.send_message(request.pnn, request.srvid, I32.pack(result))

@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from ctdbpy.core.effects import (
     Effect,
     JobKind,
     Listen,
+    PutAddress,
     ReadNodes,
+    ReadPublicAddresses,
+    RemoveAddress,
     ReplyToClient,
     RunEvent,
     SendMessage,
@@ -29,6 +33,7 @@ from ctdbpy.core.inputs import (
     MessageArrived,
     NodeAddress,
     NodesRead,
+    PublicAddressesRead,
     Started,
     TimeElapsed,
 )
@@ -52,6 +57,7 @@ from ctdbpy.wire.controls import Control
 from ctdbpy.wire.packets import ReqControl
 from ctdbpy.wire.records import RecBuffer, RecData, RecordHeader
 from ctdbpy.wire.tunables import Tunables
+from tests.unit.core.hosts import FakeHost
 from tests.unit.core.merges import FakeMerge
 
 Latency = tuple[int, float, float, float]
@@ -395,6 +401,8 @@ class Harness:
         self.effects: list[Effect] = []
         self.listening: set[int] = set()
         self.nodes_file = NodesRead(0, self.config.nodes)
+        self.host = FakeHost()
+        self.addresses_file = PublicAddressesRead(0, self.config.public_addresses)
         self.hold_jobs = False
         self.held: list[StartJob] = []
         #: What scripts say of an event by name; of those not here, nothing bad.
@@ -528,6 +536,10 @@ class Harness:
                 new += self.give(answer)
         return new
 
+    def release_deeds(self) -> list[Effect]:
+        """Let the host do what it was held back from."""
+        return [effect for happened in self.host.release() for effect in self.give(happened)]
+
     def _carry_out(self, effect: Effect) -> list[Input]:
         match effect:
             case Listen(srvid):
@@ -549,6 +561,10 @@ class Harness:
                 self.events.append(effect)
                 if not self.hold_events:
                     return [EventEnded(event_id, *self.verdicts.get(name, (0, "")))]
+            case PutAddress() | RemoveAddress():
+                return self.host.take(effect)
+            case ReadPublicAddresses(read_id):
+                return [replace(self.addresses_file, read_id=read_id)]
             case ReadNodes(read_id):
                 return [NodesRead(read_id, self.nodes_file.nodes, self.nodes_file.error)]
             case _:

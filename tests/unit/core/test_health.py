@@ -219,7 +219,7 @@ def test_a_recovery_does_not_wait_for_scripts_that_are_slow() -> None:
     ],
 )
 def test_programs_hear_of_addresses_once_scripts_have(control: Control, event: str, srvid: int) -> None:
-    harness = Harness()
+    harness = Harness(scripts_first=True)
     harness.effects.clear()
     harness.verdicts[event] = (errno.ETIMEDOUT, "10.x hung")
     assert harness.ask(control).status != 0

@@ -149,8 +149,8 @@ def test_events_run_one_at_a_time_in_the_order_asked_for(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("event", ["takeip", "releaseip", "updateip", "monitor", "shutdown"])
 def test_the_script_that_would_move_addresses_again_is_left_out(tmp_path: Path, event: str) -> None:
-    script(tmp_path, "10.interface", 'echo "interface $*"')
-    script(tmp_path, "11.routing", 'echo "routing $*"')
+    script(tmp_path, "10.interface.script", 'echo "interface $*"')
+    script(tmp_path, "11.routing.script", 'echo "routing $*"')
 
     async def body(place: Place) -> list[str]:
         assert (await place.run(event, "eth0")).status == 0

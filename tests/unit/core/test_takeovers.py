@@ -1,0 +1,407 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Takeover runs of several nodes: every address in one place, nowhere twice, and moved at once."""
+
+from __future__ import annotations
+
+import errno
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ctdbpy.core.effects import Effect, Exit, Log, LogLevel
+from ctdbpy.core.inputs import MessageArrived, PublicAddress, ShutdownAsked, TimeElapsed
+from ctdbpy.core.state import Quorum
+from ctdbpy.wire.codecs import I32, U32
+from ctdbpy.wire.constants import NodeFlag
+from ctdbpy.wire.controls import Control
+from ctdbpy.wire.srvids import (
+    SRVID_DISABLE_IP_CHECK,
+    SRVID_DISABLE_TAKEOVER_RUNS,
+    SRVID_REBALANCE_NODE,
+    SRVID_TAKEOVER_RUN,
+)
+from ctdbpy.wire.structures import AddrInfo, DisableMessage, PublicIp, SockAddr, SrvidMessage
+from ctdbpy.wire.tunables import Tunables
+from tests.unit.core.clusters import Cluster
+from tests.unit.core.fakes import Harness, of_kind
+
+ADDRESSES = tuple(f"192.0.2.{number}" for number in range(1, 13))
+LINES = tuple(PublicAddress(each, 24, ("eth0", "eth1")) for each in ADDRESSES)
+MAJORITY = {"quorum": Quorum.MAJORITY}
+
+
+class Addressed(Cluster):
+    """A cluster with public addresses, healthy, that never has one twice."""
+
+    def __init__(self, count: int = 3, **changes: Any) -> None:
+        super().__init__(count, **({"public_addresses": LINES} | MAJORITY | changes))
+        for harness in self.nodes:
+            harness.give(harness.host.seen())
+        self.advance(10)
+
+    def _send_all(self, harness: Harness, effects: list[Effect]) -> None:
+        super()._send_all(harness, effects)
+        twice = {address: pnns for address, pnns in self.holders().items() if len(pnns) > 1}
+        assert not twice, twice
+
+    def holders(self) -> dict[str, list[int]]:
+        """By address: nodes that have it on an interface."""
+        found: dict[str, list[int]] = {}
+        for pnn, harness in enumerate(self.nodes):
+            if pnn not in self.dead:
+                for address in harness.host.carried:
+                    found.setdefault(address, []).append(pnn)
+        return found
+
+    def counts(self) -> list[int]:
+        return [len(each.host.carried) if pnn not in self.dead else 0 for pnn, each in enumerate(self.nodes)]
+
+    def check_hosted(self) -> None:
+        """Every address is somewhere, and all who know it know where."""
+        holders = self.holders()
+        assert sorted(holders) == sorted(ADDRESSES)
+        for address, (pnn,) in holders.items():
+            assert self.nodes[pnn].node.rooms.addresses.table.entries[address].pnn == pnn
+
+    @property
+    def leader(self) -> int:
+        (leader,) = {
+            each.node.state.leader
+            for pnn, each in enumerate(self.nodes)
+            if pnn not in self.dead and each.node.state.has_lease
+        }
+        return leader
+
+    def message(self, srvid: int, data: bytes) -> None:
+        """A tool's message to all nodes."""
+        for pnn in range(len(self.nodes)):
+            self.give(pnn, MessageArrived(0, srvid, data))
+
+
+def test_addresses_are_spread_over_healthy_nodes() -> None:
+    cluster = Addressed()
+    cluster.check_hosted()
+    assert cluster.counts() == [4, 4, 4]
+
+
+def test_a_dead_nodes_addresses_are_taken_with_the_recovery() -> None:
+    cluster = Addressed()
+    cluster.kill(2 if cluster.leader != 2 else 1)
+    cluster.advance(0.6)
+    cluster.check_hosted()
+
+
+def test_a_dead_leaders_addresses_are_taken_with_the_recovery() -> None:
+    cluster = Addressed()
+    cluster.kill(cluster.leader)
+    cluster.advance(1)
+    cluster.check_hosted()
+    assert sorted(cluster.counts()) == [0, 6, 6]
+
+
+@pytest.mark.parametrize(
+    ("leave", "back"),
+    [
+        (Control.DISABLE_NODE, Control.ENABLE_NODE),
+        (Control.STOP_NODE, Control.CONTINUE_NODE),
+    ],
+)
+def test_addresses_leave_a_node_at_once_and_come_back(leave: Control, back: Control) -> None:
+    cluster = Addressed()
+    node = (cluster.leader + 1) % 3
+    assert cluster.ask(node, leave)[0] == 0
+    cluster.advance(0.1)
+    assert cluster.counts()[node] == 0
+    cluster.check_hosted()
+    assert cluster.ask(node, back)[0] == 0
+    cluster.advance(2)
+    assert cluster.counts() == [4, 4, 4]
+
+
+def test_an_unhealthy_node_keeps_no_address_and_an_alone_healthy_one_has_all() -> None:
+    cluster = Addressed()
+    for pnn in (0, 1):
+        cluster.nodes[pnn].verdicts["monitor"] = (errno.ENOEXEC, "50.samba failed")
+    cluster.advance(20)
+    assert cluster.counts() == [0, 0, 12]
+
+
+def test_a_run_is_answered_once_scripts_have_heard_of_it() -> None:
+    cluster = Addressed()
+    leader = cluster.leader
+    answers: list[bytes] = []
+    cluster.nodes[leader].node.state.listen(0xAE05, lambda _pnn, data: answers.append(data))
+    cluster.nodes[leader].listening.add(0xAE05)
+    for harness in cluster.nodes:
+        harness.events.clear()
+    cluster.message(SRVID_TAKEOVER_RUN, SrvidMessage(leader, 0xAE05).pack())
+    assert [I32.unpack(data) for data in answers] == [leader]
+    for harness in cluster.nodes:
+        assert [event.name for event in harness.events] == ["ipreallocated"]
+
+
+def test_scripts_that_hang_hold_no_failover_up() -> None:
+    cluster = Addressed()
+    node = (cluster.leader + 1) % 3
+    other = 3 - node - cluster.leader
+    cluster.nodes[other].hold_events = True
+    cluster.ask(node, Control.DISABLE_NODE)
+    assert cluster.counts()[node] == 0
+    cluster.kill(node)
+    cluster.advance(1)
+    cluster.check_hosted()
+    assert cluster.counts()[node] == 0
+
+
+def test_who_spoils_runs_gets_ban_credits() -> None:
+    cluster = Addressed()
+    leader = cluster.leader
+    node = (leader + 1) % 3
+    cluster.nodes[node].verdicts["ipreallocated"] = (errno.ENOEXEC, "91.lvs failed")
+    cluster.message(SRVID_TAKEOVER_RUN, SrvidMessage(0, 0).pack())
+    assert cluster.nodes[leader].node.rooms.bans.credits_of(node) == 3
+    cluster.advance(1.1)
+    flags = cluster.nodes[leader].node.state.nodes[node].flags
+    assert flags & NodeFlag.BANNED
+    cluster.advance(0.1)
+    assert cluster.counts()[node] == 0
+    cluster.check_hosted()
+
+
+def test_an_address_that_cannot_be_released_stays_and_holds_no_other_up() -> None:
+    cluster = Addressed(tunables=Tunables(takeover_timeout=1))
+    node = (cluster.leader + 1) % 3
+    stuck = sorted(cluster.nodes[node].host.carried)[0]
+    host = cluster.nodes[node].host
+    host.stuck.add(stuck)
+    cluster.ask(node, Control.DISABLE_NODE)
+    assert list(host.carried) == [stuck]
+    assert sorted(cluster.holders()) == sorted(ADDRESSES)
+    host.stuck.clear()
+    cluster.advance(3)
+    cluster.check_hosted()
+    assert cluster.counts()[node] == 0
+
+
+def test_nothing_moves_while_runs_are_disabled() -> None:
+    cluster = Addressed()
+    node = (cluster.leader + 1) % 3
+    cluster.message(SRVID_DISABLE_TAKEOVER_RUNS, DisableMessage(0, 0, 5).pack())
+    cluster.ask(node, Control.DISABLE_NODE)
+    cluster.advance(4)
+    assert cluster.counts() == [4, 4, 4]
+    cluster.advance(2)
+    assert cluster.counts()[node] == 0
+
+
+def test_a_node_that_dies_is_taken_over_although_moveip_holds_runs_off() -> None:
+    cluster = Addressed()
+    node = (cluster.leader + 1) % 3
+    cluster.message(SRVID_DISABLE_IP_CHECK, U32.pack(20))
+    cluster.advance(2)
+    cluster.kill(node)
+    cluster.advance(1)
+    cluster.check_hosted()
+
+
+def test_new_addresses_of_a_node_are_put_to_use() -> None:
+    cluster = Addressed(public_addresses=())
+    for pnn in range(3):
+        for address in ADDRESSES:
+            wanted = AddrInfo(SockAddr(address), 24, "eth0")
+            assert cluster.ask(pnn, Control.ADD_PUBLIC_IP, wanted.pack())[0] == 0
+        cluster.message(SRVID_REBALANCE_NODE, U32.pack(pnn))
+    cluster.advance(1)
+    assert cluster.counts() == [4, 4, 4]
+
+
+def test_an_address_deleted_everywhere_is_nowhere() -> None:
+    cluster = Addressed()
+    gone = AddrInfo(SockAddr(ADDRESSES[0])).pack()
+    for pnn in range(3):
+        assert cluster.ask(pnn, Control.DEL_PUBLIC_IP, gone)[0] == 0
+    cluster.advance(1)
+    assert ADDRESSES[0] not in cluster.holders()
+    for harness in cluster.nodes:
+        assert ADDRESSES[0] not in harness.node.rooms.addresses.table.entries
+
+
+def test_a_node_that_ends_hands_its_addresses_over_first() -> None:
+    cluster = Addressed()
+    node = (cluster.leader + 1) % 3
+    cluster.give(node, ShutdownAsked("a test"))
+    assert cluster.counts()[node] == 0
+    cluster.check_hosted()
+    assert of_kind(cluster.nodes[node].effects, Exit)
+
+
+def test_a_leader_that_ends_hands_its_addresses_over_too() -> None:
+    cluster = Addressed()
+    node = cluster.leader
+    cluster.give(node, ShutdownAsked("a test"))
+    assert cluster.counts()[node] == 0
+    cluster.advance(2)
+    cluster.check_hosted()
+    assert of_kind(cluster.nodes[node].effects, Exit)
+
+
+def test_the_log_and_the_plan_say_why_addresses_move() -> None:
+    cluster = Addressed()
+    leader, node = cluster.leader, (cluster.leader + 1) % 3
+    moved = sorted(cluster.nodes[node].host.carried)[0]
+    cluster.ask(node, Control.DISABLE_NODE)
+    logged = of_kind(cluster.nodes[leader].effects, Log)
+    lines = [each.text for each in logged if each.level is LogLevel.NOTICE]
+    assert any(moved in line and f"node {node} is disabled" in line for line in lines)
+    assert f"node {node} is disabled" in cluster.nodes[leader].node.rooms.takeovers.why(moved)
+    assert cluster.nodes[leader].node.rooms.takeovers.why("203.0.113.1") == ""
+
+
+def test_with_failover_disabled_scripts_hear_and_nothing_moves() -> None:
+    cluster = Addressed(moves_addresses=False)
+    assert cluster.holders() == {}
+    assert "ipreallocated" in [event.name for event in cluster.nodes[0].events]
+
+
+def test_a_late_order_of_an_earlier_leader_is_refused() -> None:
+    cluster = Addressed()
+    leader = cluster.leader
+    node, other = [pnn for pnn in range(3) if pnn != leader]
+    address = next(iter(cluster.nodes[leader].host.carried))
+    promise = cluster.nodes[other].node.rooms.routing.call(
+        node, Control.TAKEOVER_IP, PublicIp(node, SockAddr(address)).pack()
+    )
+    cluster.give(other, TimeElapsed())
+    assert "does not lead" in promise.result().error
+
+
+def test_a_tool_moves_an_address() -> None:
+    cluster = Addressed()
+    source = 0
+    address = next(iter(cluster.nodes[source].host.carried))
+    cluster.message(SRVID_DISABLE_IP_CHECK, U32.pack(20))
+    body = PublicIp(1, SockAddr(address)).pack()
+    for pnn in (0, 2):
+        assert cluster.ask(0, Control.RELEASE_IP, body, dest=pnn)[0] == 0
+    assert cluster.ask(0, Control.TAKEOVER_IP, body, dest=1)[0] == 0
+    assert cluster.holders()[address] == [1]
+    cluster.check_hosted()
+
+
+def test_a_node_cut_off_drops_its_addresses_before_others_take_them() -> None:
+    cluster = Addressed()
+    alone = (cluster.leader + 1) % 3
+    for pnn in range(3):
+        if pnn != alone:
+            cluster.cut(alone, pnn)
+    assert cluster.counts()[alone] == 0
+    cluster.advance(1)
+    cluster.check_hosted()
+    for pnn in range(3):
+        if pnn != alone:
+            cluster.link(alone, pnn)
+    cluster.advance(3)
+    assert cluster.counts() == [4, 4, 4]
+
+
+# -- anything may happen ----------------------------------------------------------------------------------
+
+
+class Troubles:
+    """Failures by chance, each with what mends it."""
+
+    def __init__(self, cluster: Addressed, chance: random.Random) -> None:
+        self.cluster = cluster
+        self.chance = chance
+        self.count = len(cluster.nodes)
+
+    def next(self) -> tuple[str, Callable[[], None]]:
+        """One failure; its name, and its repair."""
+        pnn = self.chance.randrange(self.count)
+        kinds = [self.die, self.cut_off, self.disable, self.stop, self.sicken, self.unplug, self.meddle]
+        kind = self.chance.choice(kinds)
+        return f"{kind.__name__} {pnn}", kind(pnn)
+
+    def die(self, pnn: int) -> Callable[[], None]:
+        self.cluster.kill(pnn)
+
+        def repair() -> None:
+            self.cluster.restart(pnn)
+            self.cluster.give(pnn, self.cluster.nodes[pnn].host.seen())
+
+        return repair
+
+    def cut_off(self, pnn: int) -> Callable[[], None]:
+        others = [each for each in range(self.count) if each != pnn]
+        for other in others:
+            self.cluster.cut(pnn, other)
+
+        def repair() -> None:
+            for other in others:
+                self.cluster.link(pnn, other)
+
+        return repair
+
+    def disable(self, pnn: int) -> Callable[[], None]:
+        self.cluster.ask(pnn, Control.DISABLE_NODE)
+        return lambda: self._ask(pnn, Control.ENABLE_NODE)
+
+    def stop(self, pnn: int) -> Callable[[], None]:
+        self.cluster.ask(pnn, Control.STOP_NODE)
+        return lambda: self._ask(pnn, Control.CONTINUE_NODE)
+
+    def _ask(self, pnn: int, opcode: Control) -> None:
+        self.cluster.ask(pnn, opcode)
+
+    def sicken(self, pnn: int) -> Callable[[], None]:
+        self.cluster.nodes[pnn].verdicts["monitor"] = (errno.ENOEXEC, "50.samba failed")
+        return self.cluster.nodes[pnn].verdicts.clear
+
+    def unplug(self, pnn: int) -> Callable[[], None]:
+        harness = self.cluster.nodes[pnn]
+        names = self.chance.choice([["eth0"], ["eth1"], ["eth0", "eth1"]])
+        harness.host.links.update(dict.fromkeys(names, False))
+        self.cluster.give(pnn, harness.host.seen())
+
+        def repair() -> None:
+            harness.host.links.update(dict.fromkeys(names, True))
+            self.cluster.give(pnn, harness.host.seen())
+
+        return repair
+
+    def meddle(self, pnn: int) -> Callable[[], None]:
+        """Somebody removes addresses by hand."""
+        harness = self.cluster.nodes[pnn]
+        for address in list(harness.host.carried):
+            if self.chance.random() < 0.5:
+                del harness.host.carried[address]
+        self.cluster.give(pnn, harness.host.seen())
+        return lambda: None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_each_address_is_in_one_place_whatever_fails(seed: int) -> None:
+    chance = random.Random(seed)
+    cluster = Addressed(4)
+    troubles = Troubles(cluster, chance)
+    for number in range(50):
+        name, repair = troubles.next()
+        cluster.advance(chance.choice([0.0, 0.3, 20.0]))
+        if number % 2:
+            cluster.advance(20)
+            try:
+                cluster.check_hosted()
+            except AssertionError as error:
+                raise AssertionError(f"seed {seed}, {number}: after {name}") from error
+        repair()
+        cluster.advance(40)
+        try:
+            cluster.check_hosted()
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}, {number}: after {name} was repaired") from error
+        assert max(cluster.counts()) - min(cluster.counts()) <= 1
+        for harness in cluster.nodes:
+            harness.effects.clear()
+            harness.events.clear()
