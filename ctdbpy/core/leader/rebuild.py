@@ -88,9 +88,9 @@ class Rebuild(Asking):
             # Inside a transaction only do they tell their sequence numbers.
             await self.all(self._nodes, Control.DB_TRANSACTION_START, transaction)
         sources = await self._sources(wanted)
-        table, srvid = await self._table(wanted, sources), self.new_srvid()
+        table, srvid = self._table(wanted, sources), self.new_srvid()
         prepared = [self._prepare(pnn, wanted, table, pnn in sources, srvid) for pnn in self._nodes]
-        await self.runner.gather("prepare", prepared)
+        await self.runner.gather("prepare", [table.begun(), *prepared])
         count = await table.spread(self._others, srvid)
         await self._confirm(wanted, count)
         last = [(Control.DB_TRANSACTION_COMMIT, transaction), (Control.DB_THAW, number)]
@@ -129,14 +129,13 @@ class Rebuild(Asking):
                 self.state.log(LogLevel.NOTICE, f"{text}, others have {last}; its records do not count")
         return [pnn for pnn in self._nodes if pnn not in stale]
 
-    async def _table(self, wanted: Wanted, sources: list[int]) -> Table:
+    def _table(self, wanted: Wanted, sources: list[int]) -> Table:
         """Where copies come together, begun with this node's own if it counts."""
         database = self.state.databases.get(wanted.db_id)
         if database is None or not database.is_frozen:
             raise Failed(f"database {wanted.db_id:#010x} is not frozen here any more", self.state.pnn)
-        table = Table(self, self._jobs, database)
-        await table.begin(with_own=self.state.pnn in sources and not database.is_invalid)
-        return table
+        with_own = self.state.pnn in sources and not database.is_invalid
+        return Table(self, self._jobs, database, with_own=with_own)
 
     async def _prepare(self, pnn: int, wanted: Wanted, table: Table, counts: bool, srvid: int) -> None:
         """Have a node's copy in the table, if it counts, and the node ready for the result."""

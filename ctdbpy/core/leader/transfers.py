@@ -34,9 +34,9 @@ _LATE: Final = Outcome(errno.ETIMEDOUT, b"", "it takes too long")
 
 
 class Table:
-    """The copies of one database, in the worker that has it frozen here."""
+    """The copies of one database, in the worker that has it frozen here; this node's first, if it counts."""
 
-    def __init__(self, asking: Asking, jobs: Jobs, database: Database) -> None:
+    def __init__(self, asking: Asking, jobs: Jobs, database: Database, *, with_own: bool) -> None:
         self._asking = asking
         self._jobs = jobs
         self._database = database
@@ -45,10 +45,12 @@ class Table:
         self._waiting = 0
         self._held_s: float | None = None
         self.pulls: list[Pull] = []
+        # Others' copies come while it reads this node's own, and wait their turn.
+        self._begun = self._start(JobKind.GATHER, bytes([with_own]))
 
-    async def begin(self, *, with_own: bool) -> None:
-        """Begin anew, with this node's own copy if it counts."""
-        await self.count(self._start(JobKind.GATHER, bytes([with_own])), self._asking.state.pnn)
+    async def begun(self) -> None:
+        """This node's own copy is in. Raises Failed."""
+        await self.count(self._begun, self._asking.state.pnn)
 
     def add(self, pnn: int, buffer: bytes) -> Promise[Outcome]:
         """Take a buffer of records in, in the order given."""
