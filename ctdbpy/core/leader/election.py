@@ -18,7 +18,7 @@ from ctdbpy.core.effects import LogLevel
 from ctdbpy.core.inputs import LockOutcome
 from ctdbpy.core.leader.cluster_lock import ClusterLock
 from ctdbpy.core.routing import Routing
-from ctdbpy.core.state import DEAD, NOBODY, State
+from ctdbpy.core.state import DEAD, NOBODY, Quorum, State
 from ctdbpy.errors import ProtocolError
 from ctdbpy.wire.codecs import U32
 from ctdbpy.wire.constants import BROADCAST_ALL, BROADCAST_CONNECTED, Capability, NodeFlag, RecoveryMode
@@ -38,6 +38,8 @@ HEARSAY_S: Final = 1.0
 LOCK_WAITS_S: Final = (0.05, 0.1, 0.2, 0.4, 0.8)
 #: A node whose file system denies it the lock, held elsewhere or not, lets the others try for so long.
 YIELD_S: Final = 2.0
+#: With a majority, a lock refused so often is held by nobody who counts.
+LOCK_REFUSALS: Final = 2
 #: Priority time of a node that may not lead: later than any other.
 NEVER: Final = Timeval(0x7FFFFFFF, 0)
 #: And of one that has no lease: it may have one in a moment, so it has not shown its claim yet.
@@ -248,7 +250,7 @@ class Election:
     def resign(self, reason: str) -> None:
         """Lead no more: say so, and let a claim that loses to everybody call the others to claim."""
         state = self._state
-        if self._is_taking or self._lock.is_held:
+        if self._is_taking or self._lock.is_trying or self._lock.is_held:
             self._stop_taking(reason)
         if not state.is_leader:
             return
@@ -315,25 +317,35 @@ class Election:
         if not self._lock.is_needed or self._lock.is_held:
             self._win()
             return
-        self._is_taking = True
+        self._is_taking = not self._leads
         self._lock.take(self._lock_answered)
 
     def _lock_answered(self, outcome: LockOutcome, text: str) -> None:
         state = self._state
-        if not self._is_taking:
+        if not self._is_taking and not self._leads:
             return
         if outcome is LockOutcome.HELD:
             self._is_taking = False
             self._refusals = 0
             self._win()
             return
-        self._say(f"cannot lead without the cluster lock: {text or outcome.value}")
-        if outcome is not LockOutcome.CONTENDED and any(node.is_connected for node in state.others()):
-            self._yield()
-            return
         wait_s = LOCK_WAITS_S[min(self._refusals, len(LOCK_WAITS_S) - 1)]
         self._refusals += 1
         self._take_again_s = state.now_s + wait_s
+        if self._leads:
+            return
+        if outcome is not LockOutcome.CONTENDED and any(node.is_connected for node in state.others()):
+            self._say(f"cannot lead without the cluster lock: {text or outcome.value}")
+            self._yield()
+        elif state.quorum is not Quorum.MAJORITY or len(state.others()) < 2:
+            self._say(f"cannot lead without the cluster lock: {text or outcome.value}")
+        elif self._refusals > LOCK_REFUSALS:
+            # Whoever holds it stands still or is cut off; the majority is here.
+            self._say(
+                "leads without the cluster lock, which is held elsewhere: the majority is here; tries on"
+            )
+            self._is_taking = False
+            self._win()
 
     def _yield(self) -> None:
         """Let another node win: it may reach what we do not."""

@@ -75,16 +75,16 @@ class LockedCluster(Cluster):
         """Whom the living nodes follow."""
         return {each.node.state.leader for pnn, each in enumerate(self.nodes) if pnn not in self.dead}
 
-    def is_one_led_by(self, leader: int) -> None:
+    def is_one_led_by(self, leader: int, *, has_lock: bool = True) -> None:
         """All that live are one cluster in order, and its leader has the lock."""
         assert self.leaders() == {leader}
         assert self.holder is not None
-        assert self.holder[0] == leader
+        assert (self.holder[0] == leader) is has_lock
         for pnn, harness in enumerate(self.nodes):
             state = harness.node.state
             if pnn not in self.dead:
                 assert (state.recmode, state.runstate) == (RecoveryMode.NORMAL, RunState.RUNNING)
-                assert harness.node.rooms.cluster_lock.is_held == (pnn == leader)
+                assert harness.node.rooms.cluster_lock.is_held == (has_lock and pnn == leader)
 
     def logged(self, level: LogLevel, word: str) -> int:
         lines = [each for harness in self.nodes for each in harness.effects if isinstance(each, Log)]
@@ -201,8 +201,20 @@ def test_a_lone_node_asks_for_the_lock_until_it_is_there(quorum: Quorum) -> None
     cluster.is_one_led_by(0)
 
 
-def test_a_lock_that_a_stranger_holds_is_waited_for(quorum: Quorum) -> None:
-    cluster = LockedCluster(quorum)
+def test_a_majority_leads_although_a_stranger_holds_the_lock() -> None:
+    cluster = LockedCluster(Quorum.MAJORITY)
+    cluster.holder = STRANGER
+    cluster.advance(5)
+    (leader,) = cluster.leaders()
+    cluster.is_one_led_by(leader, has_lock=False)
+    assert cluster.logged(LogLevel.NOTICE, "leads without the cluster lock")
+    cluster.holder = None
+    cluster.advance(2)
+    cluster.is_one_led_by(leader)
+
+
+def test_a_lock_that_a_stranger_holds_is_waited_for() -> None:
+    cluster = LockedCluster(Quorum.LOCK)
     cluster.holder = STRANGER
     cluster.advance(30)
     assert all(harness.node.state.is_recovering for harness in cluster.nodes)
