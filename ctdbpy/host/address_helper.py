@@ -87,7 +87,7 @@ class Helper:
     """Serves one daemon until its end."""
 
     def __init__(self, connection: socket.socket) -> None:
-        """Raises HostError or OSError."""
+        """Raises HostError."""
         connection.setblocking(False)
         self._connection = connection
         self._received = b""
@@ -316,7 +316,7 @@ def main() -> None:
     with socket.socket(fileno=int(sys.argv[1])) as connection:
         try:
             helper = Helper(connection)
-        except (HostError, OSError) as error:
+        except HostError as error:
             connection.sendall(os.fsencode(f"said {error}\n"))
             os._exit(1)
         helper.serve()

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from ctdbpy.errors import HostError
 from ctdbpy.host import raw_packets
 from ctdbpy.host.connections import RawSender
 from ctdbpy.host.netlink import Link
@@ -44,11 +45,15 @@ class Announcer:
     """Sends announcements when they are due; whoever owns it calls `send_due` at `deadline_s`."""
 
     def __init__(self) -> None:
-        """Raises OSError."""
-        self._sender = RawSender()
-        self._frames = socket.socket(
-            socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, 0
-        )
+        """Raises HostError."""
+        flags = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        try:
+            self._sender = RawSender()
+            self._frames = socket.socket(socket.AF_PACKET, flags, 0)
+        except OSError as error:
+            raise HostError(
+                f"cannot announce addresses: {error.strerror} (raw sockets need CAP_NET_RAW; run as root)"
+            ) from error
         self._running: dict[bytes, _Announcement] = {}
 
     @property

@@ -197,8 +197,9 @@ def _reset_answering(
 
 def _open_ear(address: bytes) -> socket.socket:
     """A socket that hears the IP packets which come in for an address. Raises OSError."""
-    # From nowhere until the filter is there: what came before would have to be read.
-    ear = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 0)
+    protocol = socket.htons(ETHERTYPE_IPV4 if len(address) == 4 else ETHERTYPE_IPV6)
+    # Until the filter is there a few others' packets come, too.
+    ear = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, protocol)
     try:
         offset = 16 if len(address) == 4 else 24
         words = struct.unpack(f"!{len(address) // 4}I", address)
@@ -211,7 +212,6 @@ def _open_ear(address: bytes) -> socket.socket:
         memory = ctypes.create_string_buffer(program, len(program))
         head = struct.pack("@HP", len(program) // _FILTER.size, ctypes.addressof(memory))
         ear.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, head)
-        ear.bind(("", ETHERTYPE_IPV4 if len(address) == 4 else ETHERTYPE_IPV6))
     except OSError:
         ear.close()
         raise
