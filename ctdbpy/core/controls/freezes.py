@@ -55,6 +55,9 @@ def _thaw(rooms: Rooms, database: Database) -> _Answer:
     if rooms.state.is_inactive:
         # A recovery that began before this node was banned or stopped: it would move without the others.
         return refuse(f"cannot thaw {database.name!r}: this node is banned or stopped")
+    if rooms.state.suspended and (obstacle := rooms.standing.obstacle()):
+        # Of a recovery whose leader has given this node up meanwhile.
+        return refuse(f"cannot thaw {database.name!r}: this node must not serve: {obstacle}")
     return rooms.freezes.thaw(database)
 
 
