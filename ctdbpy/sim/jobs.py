@@ -72,7 +72,7 @@ class MemoryWorkers:
         self._is_disk_full = True
 
     def hang(self) -> None:
-        """No job ends any more."""
+        """No job ends any more that needs the disk."""
         self._hangs = True
 
     @property
@@ -117,7 +117,8 @@ class MemoryWorkers:
     def _run(self, job: StartJob) -> None:
         if job.job_id in self._stopped:
             return
-        if self._hangs:
+        if self._hangs and job.kind is not JobKind.FREEZE:
+            # Locks need no disk.
             self._hung.append(job)
             return
         if self._is_disk_full and job.kind in _WRITES:
