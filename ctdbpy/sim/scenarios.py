@@ -20,6 +20,7 @@ Clients work on every node that serves, and all checkers watch.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,6 +44,11 @@ _TOLD: Final = re.compile(
 _NODE: Final = re.compile(r"n\d+ ")
 _FIGURES: Final = (
     (re.compile(r" in \d+\.\d+ s: generation \d+, \d+ databases"), ""),
+    # Whichever is heard first.
+    (
+        re.compile(r"closed by the other side|it is gone: its guard says that its daemon has ended"),
+        "it is gone",
+    ),
     (re.compile(r"\d+\.\d+ s\b"), "# s"),
     (re.compile(r"\d+\.\d+ ms\b"), "# ms"),
 )
@@ -304,7 +310,8 @@ def _told(trace: list[str]) -> list[str]:
             for pattern, instead in _FIGURES:
                 text = pattern.sub(instead, text)
             node = text.partition(" ")[0] if _NODE.match(text) else ""
-            story.append((round(float(moment), 1), node, text))
+            # Rounded down: most follows a deed within less than a tenth of a second.
+            story.append((math.floor(float(moment) * 10 + 1e-3) / 10, node, text))
     # What nodes do within a tenth of a second is told node by node: it is often a matter of chance.
     story.sort(key=lambda each: each[:2])
     return [f"{moment_s:.1f} {text}" for moment_s, _, text in story]
