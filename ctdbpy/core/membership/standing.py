@@ -61,11 +61,15 @@ class Standing:
     def suspend(self, reason: str) -> None:
         """Stand still until a recovery; the first reason is kept."""
         state = self._state
-        if state.suspended or state.is_inactive or state.runstate < RunState.STARTUP:
+        if state.is_inactive or state.runstate < RunState.STARTUP:
+            return
+        if not self._stands_still():
+            # Again, if a recovery that failed afterwards had them move.
+            self.stopped = True
+            self._still_by_s = state.now_s + STILL_WITHIN_S
+        if state.suspended:
             return
         state.suspended = reason
-        self.stopped = True
-        self._still_by_s = state.now_s + STILL_WITHIN_S
         state.log(LogLevel.WARNING, f"stands still, databases are frozen until the next recovery: {reason}")
         state.want_recovery(reason)
 
