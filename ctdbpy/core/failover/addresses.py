@@ -30,6 +30,8 @@ IN_RECOVERY: Final = "this node is in recovery"
 OTHER_ORDER: Final = "another order for it came meanwhile"
 
 DROP_AGAIN_S: Final = 1.0
+#: So many addresses are named in one line of the log.
+NAMES_MAX: Final = 20
 
 _Event = Callable[..., Promise[Any]]
 
@@ -220,7 +222,9 @@ class Addresses:
     def drop_all(self, reason: str) -> None:
         """Release everything in this very step, whatever scripts would like; they hear of it afterwards."""
         here = list(self.table.here.values())
-        self._state.log(LogLevel.WARNING, f"drops {len(here)} public addresses: {reason}")
+        names = ", ".join(entry.address for entry in here[:NAMES_MAX])
+        more = f" and {len(here) - NAMES_MAX} more" if len(here) > NAMES_MAX else ""
+        self._state.log(LogLevel.WARNING, f"drops public addresses {names}{more}: {reason}")
         for entry in here:
             self._drop(entry, reason)
 

@@ -21,8 +21,8 @@ from ctdbpy.core.procedures import Promise, Runner
 from ctdbpy.core.routing import Routing
 from ctdbpy.core.state import Quorum, State
 from ctdbpy.wire.codecs import I32
-from ctdbpy.wire.constants import BROADCAST_CONNECTED, NodeFlag, RunState
-from ctdbpy.wire.srvids import SRVID_TAKEOVER_RUN, srvid_of_server
+from ctdbpy.wire.constants import BROADCAST_CONNECTED, Capability, NodeFlag, RunState
+from ctdbpy.wire.srvids import SRVID_SERVER_RANGE, SRVID_TAKEOVER_RUN, in_range, srvid_of_server
 from ctdbpy.wire.structures import SrvidMessage
 
 #: The answer to a request whose run did not work: -EAGAIN.
@@ -30,7 +30,7 @@ _AGAIN: Final = -11
 _FAILED: Final = I32.pack(_AGAIN)
 #: More than these wait for no answer: whoever asked long ago asks again.
 REQUESTS_MAX: Final = 1000
-#: `ctdb moveip` holds runs off for 20 s and never lets them on again; when a node dies meanwhile, so long.
+#: `ctdb moveip` holds runs off for 20 s and never lets them on again; if something happens to a node, so long.
 SOFTLY_DISABLED_S: Final = 1.0
 #: A run that a recovery stops begins again after it; so much later if there is none.
 STOPPED_AGAIN_S: Final = 0.1
@@ -71,6 +71,9 @@ class Takeovers:
         """Somebody wants a run; with srvid 0 it wants no answer."""
         if len(self._requests) < REQUESTS_MAX:
             self._requests.append(message)
+        if in_range(message.srvid, SRVID_SERVER_RANGE):
+            # A node that ends: its addresses are nowhere.
+            self.want()
 
     def want(self) -> None:
         """Addresses may not be where they should be."""
@@ -83,15 +86,17 @@ class Takeovers:
         self.want()
 
     def disable(self, seconds: int, *, softly: bool = False) -> None:
-        """No runs for so long; 0 allows them at once. Softly: not if a node dies meanwhile."""
+        """No runs for so long; 0 allows them at once. Softly: but if something happens to a node."""
         self._disabled_since_s = self._state.now_s
         self._disabled_until_s = self._state.now_s + seconds if seconds else None
         self._is_softly_disabled = softly
 
     @property
-    def are_disabled(self) -> bool:
-        """True while somebody has asked for no runs."""
-        return self._disabled_until_s is not None and self._state.now_s < self._disabled_until_s
+    def _allowed_s(self) -> float | None:
+        """When there may be a run again, if somebody has asked for none."""
+        if self._disabled_until_s is None or not (self.wanted and self._is_softly_disabled):
+            return self._disabled_until_s
+        return min(self._disabled_until_s, self._disabled_since_s + SOFTLY_DISABLED_S)
 
     def why(self, address: str) -> str:
         """Why the last run of this leader has an address where it is, "" if it made none or knows it not."""
@@ -125,12 +130,12 @@ class Takeovers:
     @property
     def deadline_s(self) -> float | None:
         """When runs are allowed again, one that failed is repeated, or a silent node has surely stopped."""
-        moments = (self._disabled_until_s, self._retry_s, self._hold_s)
+        moments = (self._allowed_s, self._retry_s, self._hold_s)
         return min((each for each in moments if each is not None), default=None)
 
     def wake(self, now_s: float) -> None:
         """Allow runs again, repeat one that failed."""
-        if self._disabled_until_s is not None and now_s >= self._disabled_until_s:
+        if self._allowed_s is not None and now_s >= self._allowed_s:
             self._disabled_until_s = None
         if self._hold_s is not None and now_s >= self._hold_s:
             self._hold_s = None
@@ -175,26 +180,20 @@ class Takeovers:
     def _look_at_flags(self) -> None:
         state = self._state
         flags = tuple(node.flags for node in state.nodes)
-        if flags == self._seen:
-            return
-        gone = any(
-            new & NodeFlag.INACTIVE and not old & NodeFlag.INACTIVE
-            for new, old in zip(flags, self._seen, strict=False)
-        )
-        if gone and self._is_softly_disabled and self._disabled_until_s is not None:
-            self._disabled_until_s = min(self._disabled_until_s, self._disabled_since_s + SOFTLY_DISABLED_S)
-        self._seen = flags
-        self.want()
+        if flags != self._seen:
+            self._seen = flags
+            self.want()
 
     def _may_run(self) -> bool:
-        """This node leads a cluster that is consistent: whoever is in the map takes part."""
+        """This node leads a cluster that is consistent; who comes and who goes has been through a recovery."""
         state = self._state
-        if not state.is_leader or state.is_electing or state.is_recovering or self.are_disabled:
+        if not state.is_leader or state.is_electing or state.is_recovering:
             return False
-        return all(
-            (node := state.peer(pnn)) is not None and not node.flags & NodeFlag.INACTIVE
-            for pnn in state.lmasters
-        )
+        if self._allowed_s is not None and state.now_s < self._allowed_s:
+            return False
+        active = {node.pnn for node in state.nodes if not node.flags & NodeFlag.INACTIVE}
+        members = {pnn for pnn in active if state.nodes[pnn].capabilities & Capability.LMASTER}
+        return members <= set(state.lmasters) <= active
 
     def _wait_s(self) -> float:
         """How long a node that cannot be reached, and was never in a map, may still have a lease."""

@@ -196,14 +196,36 @@ def test_nothing_moves_while_runs_are_disabled() -> None:
     assert cluster.counts()[node] == 0
 
 
-def test_a_node_that_dies_is_taken_over_although_moveip_holds_runs_off() -> None:
+@pytest.mark.parametrize("what", ["dies", "is disabled", "ends"])
+@pytest.mark.parametrize("leads", [True, False])
+def test_moveip_holds_runs_off_for_a_moment_if_something_happens_to_a_node(what: str, leads: bool) -> None:
     cluster = Addressed()
-    node = (cluster.leader + 1) % 3
+    node = cluster.leader if leads else (cluster.leader + 1) % 3
     cluster.message(SRVID_DISABLE_IP_CHECK, U32.pack(20))
-    cluster.advance(2)
-    cluster.kill(node)
-    cluster.advance(1)
+    cluster.advance(0.1)
+    match what:
+        case "dies":
+            cluster.kill(node)
+        case "is disabled":
+            cluster.ask(node, Control.DISABLE_NODE)
+        case "ends":
+            cluster.give(node, ShutdownAsked("a test"))
+    cluster.advance(0.5)
+    assert len(cluster.holders()) == (12 if what == "is disabled" else 8)
+    cluster.advance(1.5)
     cluster.check_hosted()
+    assert cluster.counts()[node] == 0
+
+
+def test_moveip_holds_other_runs_off_for_as_long_as_it_said() -> None:
+    cluster = Addressed()
+    cluster.message(SRVID_DISABLE_IP_CHECK, U32.pack(20))
+    cluster.nodes[0].events.clear()
+    cluster.message(SRVID_TAKEOVER_RUN, SrvidMessage(0, 0).pack())
+    cluster.advance(19)
+    assert "ipreallocated" not in [event.name for event in cluster.nodes[0].events]
+    cluster.advance(2)
+    assert "ipreallocated" in [event.name for event in cluster.nodes[0].events]
 
 
 def test_new_addresses_of_a_node_are_put_to_use() -> None:
