@@ -235,7 +235,8 @@ class TellGuard:
     needed: how many other nodes must confirm that they hear this one, 0 if none need to.
     leader: node that must be among them, NOBODY if none must (this node leads, or no lease is wanted).
     linked: nodes whose link stands; to others the guard says that they are out, and confirms nothing.
-    still: every database of this node is frozen.
+    still: every database of this node is frozen, and it has no public address.
+    keeps: its addresses need the confirmation of `needed` nodes, but not the leader's.
     """
 
     needed: int
@@ -243,6 +244,7 @@ class TellGuard:
     linked: tuple[int, ...]
     still: bool
     generation: int
+    keeps: bool = False
 
 
 @dataclass(frozen=True, slots=True)

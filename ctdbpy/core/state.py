@@ -226,6 +226,10 @@ class State:
         self.map_is_new = False
         #: Why this node stands still although it is active, "" if it does not.
         self.suspended = ""
+        #: Why others may have taken this node's addresses already, "" until a recovery if they have not.
+        self.given_up = ""
+        #: Public addresses are on this host, or are being removed from it.
+        self.holds_addresses = False
         self.story = Story(config.pnn)
         self._listeners: dict[int, Callable[[int, bytes], None]] = {}
 
@@ -258,6 +262,21 @@ class State:
     def quorum(self) -> Quorum:
         """What this node needs in order to serve."""
         return self.config.quorum
+
+    @property
+    def keeps_addresses(self) -> bool:
+        """Addresses stay while a leader is looked for.
+
+        Whoever goes on without this node first has all members give it no lease. They do so for a node that
+        may be in the map, and a lease of theirs is needed only where a majority is what a node needs.
+        """
+        return self.quorum is Quorum.MAJORITY and bool(self.capabilities & Capability.LMASTER)
+
+    @property
+    def has_majority(self) -> bool:
+        """More than half of the configured nodes can be reached, this one included."""
+        others = self.others()
+        return 2 * sum(node.is_connected for node in others) >= len(others)
 
     def can_lead(self) -> bool:
         """Active, not about to end, configured to be a leader, and heard by as many as it takes."""

@@ -277,7 +277,9 @@ class Guard:
 
     def _tell(self) -> bytes:
         told = self._told
-        return orders.pack_tell(told.needed, told.leader, told.linked, told.still, told.generation)
+        return orders.pack_tell(
+            told.needed, told.leader, told.linked, told.still, told.generation, told.keeps
+        )
 
     def _send(self, data: bytes) -> None:
         if self._socket is None:

@@ -23,7 +23,7 @@ from ctdbpy.net.kernel cimport (
     AF_INET, AF_INET6, CLOCK_BOOTTIME, MSG_DONTWAIT, MSG_NOSIGNAL, POLLIN, clock_gettime, htons, pollfd, ppoll,
     recv, recvfrom, send, sendto, sockaddr, sockaddr_in, sockaddr_in6, socklen_t, timespec,
 )
-from ctdbpy.net.lease_page cimport LeasePage, load_progress, store_lease, store_looked
+from ctdbpy.net.lease_page cimport LeasePage, load_progress, store_hold, store_lease, store_looked
 
 cdef extern from "<sys/prctl.h>" nogil:
     int prctl(int option, unsigned long argument, ...)
@@ -68,7 +68,8 @@ cdef packed struct TellOrder:
     uint32_t needed
     uint32_t leader
     uint32_t generation
-    uint32_t still
+    # Bit 0: still, bit 1: addresses are kept although the leader is lost.
+    uint32_t bits
 
 # Large enough for both families, which the kernel tells apart by the first field.
 cdef struct Place:
@@ -174,6 +175,7 @@ cdef class Loop:
     cdef void publish(self, int64_t now_us) noexcept nogil:
         if self.was_told:
             store_lease(self.page, self.heartbeats.serve_us)
+            store_hold(self.page, self.heartbeats.hold_us)
         store_looked(self.page, now_us)
 
     # -- datagrams ---------------------------------------------------------------------------
@@ -288,7 +290,8 @@ cdef class Loop:
                                          limits.unguarded_us)
         elif n >= sizeof(TellOrder) and told.kind == ORDER_TELL and n % 4 == 0:
             self.heartbeats.c_tell(told.needed, told.leader, &numbers[sizeof(TellOrder) // 4],
-                              <uint32_t>((n - sizeof(TellOrder)) // 4), told.still != 0, told.generation)
+                              <uint32_t>((n - sizeof(TellOrder)) // 4), (told.bits & 1) != 0, told.generation,
+                              (told.bits & 2) != 0)
             self.was_told = True
         else:
             self.is_broken = True

@@ -47,13 +47,13 @@ SEEN_DELAY_S: Final = 0.01
 LATER_S: Final = 1.0
 #: Words for the log are lost while so much waits.
 UNSENT_BYTES_MAX: Final = 1 << 20
-#: Where in the shared memory the guard writes until when the node may serve, in words of 8 bytes.
-_SERVE_UNTIL: Final = 1
+#: Where in the shared memory the guard writes until when the node may hold addresses, in words of 8 bytes.
+_HOLD_UNTIL: Final = 3
 _MICRO: Final = 1_000_000
 
 
 class Lease:
-    """Until when the node may serve, as the guard writes it; times are CLOCK_BOOTTIME in microseconds."""
+    """Until when addresses may be held, as the guard writes it; times are CLOCK_BOOTTIME in microseconds."""
 
     def __init__(self) -> None:
         self._page: memoryview | None = None
@@ -77,7 +77,7 @@ class Lease:
     @property
     def left_s(self) -> float | None:
         """How long it still runs, not above zero when it is over; None if there is no limit."""
-        until_us = self._page[_SERVE_UNTIL] if self._page is not None else 0
+        until_us = self._page[_HOLD_UNTIL] if self._page is not None else 0
         if until_us == 0 and self._is_wanted:
             until_us = self._granted_us
         return (until_us - _now_us()) / _MICRO if until_us else None

@@ -65,6 +65,7 @@ cdef class Heartbeats:
     cdef uint32_t leader
     cdef uint32_t generation
     cdef cbool still
+    cdef cbool keeps
     cdef cbool stalled
     cdef cbool is_gone
     cdef cbool watches_daemon
@@ -80,6 +81,7 @@ cdef class Heartbeats:
     cdef int64_t send_us
     cdef int64_t due_us
     cdef int64_t serve_us
+    cdef int64_t hold_us
     cdef uint32_t highest
     cdef Peer peers[PEERS]
     cdef int64_t leases[PEERS]
@@ -98,7 +100,7 @@ cdef class Heartbeats:
                            int64_t unguarded_us) noexcept nogil
     cdef void c_guarded(self, uint32_t pnn) noexcept nogil
     cdef void c_tell(self, uint32_t needed, uint32_t leader, const uint32_t *linked, uint32_t count, cbool still,
-                     uint32_t generation) noexcept nogil
+                     uint32_t generation, cbool keeps) noexcept nogil
     cdef void c_progress(self, int64_t now_us, uint32_t count) noexcept nogil
     cdef void c_daemon_gone(self) noexcept nogil
     cdef void c_tick(self, int64_t now_us) noexcept nogil

@@ -124,7 +124,8 @@ cdef class Heartbeats:
             raise ValueError(f"heartbeats each {interval_us} us, silence after {limit}: too few to live by")
         self.c_set_limits(interval_us, limit, stall_us, unguarded_us)
 
-    def tell(self, uint32_t needed, uint32_t leader, tuple linked, bint still, uint32_t generation):
+    def tell(self, uint32_t needed, uint32_t leader, tuple linked, bint still, uint32_t generation,
+             bint keeps=False):
         """What `effects.TellGuard` says; `tick` is due at once."""
         cdef uint32_t nodes[PEERS]
         cdef uint32_t count = 0
@@ -132,7 +133,7 @@ cdef class Heartbeats:
             if 0 <= pnn < PEERS and count < PEERS:
                 nodes[count] = pnn
                 count += 1
-        self.c_tell(needed, leader, nodes, count, still, generation)
+        self.c_tell(needed, leader, nodes, count, still, generation, keeps)
 
     def progress(self, int64_t now_us, uint32_t count):
         """The daemon's loop has turned so often; whether it turned at all is what matters."""
@@ -182,6 +183,11 @@ cdef class Heartbeats:
         """This node may serve until then; 0: without limit."""
         return self.serve_us
 
+    @property
+    def hold_until_us(self):
+        """This node may hold its public addresses until then; 0: without limit."""
+        return self.hold_us
+
     def lease_until_us(self, uint32_t pnn):
         """Until when this node's lease from a peer runs, 0 if it has none."""
         if pnn >= PEERS:
@@ -222,7 +228,7 @@ cdef class Heartbeats:
         self.due_us = 0
 
     cdef void c_tell(self, uint32_t needed, uint32_t leader, const uint32_t *linked, uint32_t count, cbool still,
-                     uint32_t generation) noexcept nogil:
+                     uint32_t generation, cbool keeps) noexcept nogil:
         cdef cbool is_linked[PEERS]
         cdef uint32_t i
         cdef Peer *peer
@@ -246,6 +252,7 @@ cdef class Heartbeats:
         if still != self.still:
             self.send_now = True
         self.still = still
+        self.keeps = keeps
         self.needed = needed
         self.leader = leader
         self.generation = generation
@@ -487,9 +494,14 @@ cdef class Heartbeats:
         return peer.lease_us
 
     cdef void settle(self, int64_t now_us) noexcept nogil:
-        """Compute until when this node may serve, and notice that it may no more, or again."""
+        """Compute until when this node may serve, and notice that it may no more, or again.
+
+        The leader's lease is not counted for addresses that it keeps: to take them over, a new leader
+        needs nodes that give this one no lease any more.
+        """
         cdef uint32_t i, count = 0
         cdef int64_t until_us = NEVER_US
+        cdef int64_t hold_us = 0
         cdef cbool holds
         if self.needed == 0 and (self.leader == NOBODY or self.leader == self.pnn):
             until_us = 0
@@ -506,10 +518,13 @@ cdef class Heartbeats:
                 else:
                     nth_element(self.leases, self.leases + (count - self.needed), self.leases + count)
                     until_us = self.leases[count - self.needed]
+                if self.keeps:
+                    hold_us = max(until_us, EXPIRED_US)
             if self.leader != NOBODY and self.leader != self.pnn:
                 until_us = min(until_us, self.lease(&self.peers[self.leader], now_us) if self.leader < PEERS else 0)
             until_us = max(until_us, EXPIRED_US)
         self.serve_us = until_us
+        self.hold_us = hold_us if hold_us != 0 else until_us
         # Before the first tick there is no clock to compare with.
         if self.ticked_us == 0:
             return

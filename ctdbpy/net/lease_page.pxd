@@ -11,6 +11,7 @@ cdef extern from *:
         uint64_t progress;        /* written by the daemon: turns of its loop */
         int64_t serve_until_us;   /* written by the guard, CLOCK_BOOTTIME; 0: no limit */
         int64_t guard_us;         /* written by the guard: when it looked last */
+        int64_t hold_until_us;    /* as serve_until_us, for the node's public addresses */
     } LeasePage;
 
     static inline int64_t load_lease(const LeasePage *page) {
@@ -18,6 +19,9 @@ cdef extern from *:
     }
     static inline void store_lease(LeasePage *page, int64_t until_us) {
         __atomic_store_n(&page->serve_until_us, until_us, __ATOMIC_SEQ_CST);
+    }
+    static inline void store_hold(LeasePage *page, int64_t until_us) {
+        __atomic_store_n(&page->hold_until_us, until_us, __ATOMIC_SEQ_CST);
     }
     static inline uint64_t load_progress(const LeasePage *page) {
         return __atomic_load_n(&page->progress, __ATOMIC_ACQUIRE);
@@ -33,8 +37,10 @@ cdef extern from *:
         uint64_t progress
         int64_t serve_until_us
         int64_t guard_us
+        int64_t hold_until_us
     int64_t load_lease(const LeasePage *page) noexcept nogil
     void store_lease(LeasePage *page, int64_t until_us) noexcept nogil
+    void store_hold(LeasePage *page, int64_t until_us) noexcept nogil
     uint64_t load_progress(const LeasePage *page) noexcept nogil
     void store_progress(LeasePage *page, uint64_t turns) noexcept nogil
     void store_looked(LeasePage *page, int64_t at_us) noexcept nogil

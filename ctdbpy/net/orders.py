@@ -72,9 +72,11 @@ def pack_limits(interval_us: int, limit: int, stall_us: int, unguarded_us: int) 
     return _frame(_LIMITS.pack(LIMITS, limit, interval_us, stall_us, unguarded_us))
 
 
-def pack_tell(needed: int, leader: int, linked: Iterable[int], still: bool, generation: int) -> bytes:
+def pack_tell(
+    needed: int, leader: int, linked: Iterable[int], still: bool, generation: int, keeps: bool = False
+) -> bytes:
     """As `Heartbeats.tell`."""
-    head = _TELL.pack(TELL, needed, leader, generation, still)
+    head = _TELL.pack(TELL, needed, leader, generation, still | keeps << 1)
     return _frame(head + b"".join(_LENGTH.pack(pnn) for pnn in linked))
 
 

@@ -138,7 +138,7 @@ class SimGuard:
         self._tick()
 
     def _say(self, facts: effects.TellGuard) -> None:
-        self._beats.tell(facts.needed, facts.leader, facts.linked, facts.still, facts.generation)
+        self._beats.tell(facts.needed, facts.leader, facts.linked, facts.still, facts.generation, facts.keeps)
 
     def hear(self, pnn: int, data: bytes) -> None:
         """A datagram."""

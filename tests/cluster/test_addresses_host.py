@@ -363,19 +363,19 @@ def test_addresses_go_with_the_lease(stage: Stage) -> None:
         os.close(page_fd)
         assert holder.do("put", IPV4, "24", "pub0") == ""
         holder.see_until(place(IPV4, 24), stands=True)
-        _serve_until(page, time.clock_gettime(time.CLOCK_BOOTTIME) + 0.4)
+        _hold_until(page, time.clock_gettime(time.CLOCK_BOOTTIME) + 0.4)
         assert holder.do("put", IPV6, "64", "pub0") == ""
         holder.see_until(place(IPV4, 24), stands=False)
-        assert (_serve_until_s(page) - time.clock_gettime(time.CLOCK_BOOTTIME)) < 0
+        assert (_hold_until_s(page) - time.clock_gettime(time.CLOCK_BOOTTIME)) < 0
         assert "the lease is over" in holder.do("put", IPV4, "24", "pub0")
         assert stage.standing("n0") == []
-        _serve_until(page, time.clock_gettime(time.CLOCK_BOOTTIME) + 60)
+        _hold_until(page, time.clock_gettime(time.CLOCK_BOOTTIME) + 60)
         assert holder.do("put", IPV4, "24", "pub0") == ""
 
 
-def _serve_until(page: mmap.mmap, when_s: float) -> None:
-    struct.pack_into("=q", page, 8, int(when_s * 1_000_000))
+def _hold_until(page: mmap.mmap, when_s: float) -> None:
+    struct.pack_into("=q", page, 24, int(when_s * 1_000_000))
 
 
-def _serve_until_s(page: mmap.mmap) -> float:
-    return float(struct.unpack_from("=q", page, 8)[0]) / 1_000_000
+def _hold_until_s(page: mmap.mmap) -> float:
+    return float(struct.unpack_from("=q", page, 24)[0]) / 1_000_000

@@ -106,7 +106,7 @@ class Addresses:
         if entry.turn != turn:
             return OTHER_ORDER
         if error:
-            self._drop(entry, error)
+            self.drop(entry)
             return f"cannot put {full(entry)} on {interface}: {error}"
         entry.is_put = True
         self._announce(entry)
@@ -226,9 +226,10 @@ class Addresses:
         more = f" and {len(here) - NAMES_MAX} more" if len(here) > NAMES_MAX else ""
         self._state.log(LogLevel.WARNING, f"drops public addresses {names}{more}: {reason}")
         for entry in here:
-            self._drop(entry, reason)
+            self.drop(entry)
 
-    def _drop(self, entry: Entry, reason: str) -> None:
+    def drop(self, entry: Entry) -> None:
+        """Release an address in this very step."""
         self._turn(entry)
         self._releases.pop(entry.address, None)
         interface = entry.interface
@@ -323,6 +324,7 @@ class Addresses:
             self._unsettled_since_s = state.now_s
         if (reason := self._reason_to_drop()) and self.table.here:
             self.drop_all(reason)
+        state.holds_addresses = bool(self.table.here) or self.deeds.are_busy
 
     @property
     def is_settled(self) -> bool:
@@ -335,7 +337,9 @@ class Addresses:
             return "this node is shutting down"
         if state.is_inactive:
             return "this node is banned or stopped"
-        if state.suspended:
+        if state.given_up:
+            return state.given_up
+        if state.suspended and not (state.keeps_addresses and state.has_majority):
             return f"this node stands still: {state.suspended}"
         due_s = self._drop_s
         if due_s is not None and state.now_s >= due_s:
@@ -367,7 +371,7 @@ class Addresses:
         for interface in table.interfaces.values():
             carried = sum(entry.interface == interface.name for entry in table.here.values())
             assert interface.references == carried, interface
-        if state.config.moves_addresses and (state.is_inactive or state.suspended):
+        if state.config.moves_addresses and (state.is_inactive or state.given_up):
             assert not table.here, table.here
 
     # -- in detail ---------------------------------------------------------------------------------

@@ -106,6 +106,11 @@ class Deeds:
         """The interfaces that carried it when the host was last seen."""
         return self._carriers.get(address, _NOWHERE) if self._is_real else _NOWHERE
 
+    @property
+    def are_busy(self) -> bool:
+        """Something is being done to some address."""
+        return bool(self._busy)
+
     def is_busy(self, address: str) -> bool:
         """Something is being done to it: what is seen of it says nothing."""
         return address in self._busy

@@ -30,7 +30,7 @@ _AGAIN: Final = -11
 _FAILED: Final = I32.pack(_AGAIN)
 #: More than these wait for no answer: whoever asked long ago asks again.
 REQUESTS_MAX: Final = 1000
-#: `ctdb moveip` holds runs off for 20 s and never lets them on again; if something happens to a node, so long.
+#: `ctdb moveip` holds runs off for 20 s and never lets them on; when something happens to a node, so long.
 SOFTLY_DISABLED_S: Final = 1.0
 #: A run that a recovery stops begins again after it; so much later if there is none.
 STOPPED_AGAIN_S: Final = 0.1
@@ -185,7 +185,7 @@ class Takeovers:
             self.want()
 
     def _may_run(self) -> bool:
-        """This node leads a cluster that is consistent; who comes and who goes has been through a recovery."""
+        """This node leads a consistent cluster: who comes and who goes has been through a recovery."""
         state = self._state
         if not state.is_leader or state.is_electing or state.is_recovering:
             return False

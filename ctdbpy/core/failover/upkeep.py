@@ -69,7 +69,13 @@ class Upkeep:
         return True
 
     def _compare(self, entry: Entry) -> None:
-        if not self._deeds.is_busy(entry.address) and self._is_wrong(entry):
+        if self._deeds.is_busy(entry.address) or not self._is_wrong(entry):
+            return
+        if entry.is_here and self._state.suspended and not self._deeds.carriers(entry.address):
+            # Whoever holds it for the daemon has seen that the lease is over.
+            self._state.log(LogLevel.WARNING, f"{full(entry)} is gone while this node stands still")
+            self._addresses.drop(entry)
+        else:
             self._mend(entry)
 
     def _is_wrong(self, entry: Entry) -> bool:

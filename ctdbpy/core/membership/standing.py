@@ -54,6 +54,7 @@ class Standing:
         if seconds < self._state.silence_s:
             self._state.log(LogLevel.NOTICE, text)
         else:
+            self._state.given_up = text
             self.suspend(text)
 
     # -- standing still -----------------------------------------------------------------------------
@@ -97,6 +98,7 @@ class Standing:
         if state.suspended:
             state.log(LogLevel.NOTICE, f"serves again; it stood still: {state.suspended}")
         state.suspended = ""
+        state.given_up = ""
 
     # -- facts ----------------------------------------------------------------------------------------
 
@@ -116,6 +118,7 @@ class Standing:
             linked=self._leased(),
             still=self._stands_still(),
             generation=state.generation,
+            keeps=state.keeps_addresses,
         )
         if told != self._told:
             self._told = told
@@ -176,6 +179,8 @@ class Standing:
     def _stands_still(self) -> bool:
         state = self._state
         if not state.suspended and not state.is_inactive:
+            return False
+        if state.holds_addresses:
             return False
         return all(database.is_frozen for database in state.databases.values())
 

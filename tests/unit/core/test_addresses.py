@@ -25,6 +25,7 @@ from ctdbpy.core.inputs import (
     HostSeen,
     LeaseLost,
     LinkState,
+    Paused,
     PublicAddress,
     ShutdownAsked,
 )
@@ -289,7 +290,7 @@ def test_two_who_order_the_same_release_are_both_told() -> None:
     assert len(of_kind(harness.effects, RemoveAddress)) == 1
 
 
-@pytest.mark.parametrize("reason", ["stopped", "banned", "no lease", "shutdown", "no recovery"])
+@pytest.mark.parametrize("reason", ["stopped", "banned", "no lease", "pause", "shutdown", "no recovery"])
 def test_a_node_that_must_not_serve_drops_everything(reason: str) -> None:
     changes: dict[str, Any] = {"scripts_first": True, "tunables": Tunables(recovery_drop_all_ips=7)}
     harness = alone(**changes)
@@ -307,6 +308,8 @@ def test_a_node_that_must_not_serve_drops_everything(reason: str) -> None:
         case "no lease":
             harness.node.rooms.standing.suspend("a test")
             harness.give(LeaseLost("a test"))
+        case "pause":
+            harness.give(Paused(2.0))
         case "shutdown":
             harness.give(ShutdownAsked("a test"))
         case "no recovery":

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ctdbpy.core.effects import Effect, Exit, Log, LogLevel
+from ctdbpy.core.effects import Effect, Exit, Log, LogLevel, RemoveAddress
 from ctdbpy.core.inputs import MessageArrived, PublicAddress, ShutdownAsked, TimeElapsed
 from ctdbpy.core.state import Quorum
 from ctdbpy.wire.codecs import I32, U32
@@ -45,6 +45,16 @@ class Addressed(Cluster):
         super()._send_all(harness, effects)
         twice = {address: pnns for address, pnns in self.holders().items() if len(pnns) > 1}
         assert not twice, twice
+
+    def _look_at_leases(self) -> None:
+        super()._look_at_leases()
+        for pnn, told in self._told.items():
+            harness = self.nodes[pnn]
+            near = [other for one, other in self.links if one == pnn and pnn in self._told[other].linked]
+            if told.keeps and len(near) < told.needed and harness.host.carried and pnn not in self.dead:
+                # The helper that holds them sees that the lease is over.
+                harness.host.carried.clear()
+                self._queue.append((pnn, harness.host.seen()))
 
     def holders(self) -> dict[str, list[int]]:
         """By address: nodes that have it on an interface."""
@@ -99,6 +109,46 @@ def test_a_dead_leaders_addresses_are_taken_with_the_recovery() -> None:
     cluster.advance(1)
     cluster.check_hosted()
     assert sorted(cluster.counts()) == [0, 6, 6]
+
+
+def test_survivors_keep_their_addresses_while_a_leader_is_looked_for() -> None:
+    cluster = Addressed()
+    survivors = [pnn for pnn in range(3) if pnn != cluster.leader]
+    before = {pnn: set(cluster.nodes[pnn].host.carried) for pnn in survivors}
+    for pnn in survivors:
+        cluster.nodes[pnn].effects.clear()
+    cluster.kill(cluster.leader)
+    cluster.advance(2)
+    for pnn in survivors:
+        assert before[pnn] < set(cluster.nodes[pnn].host.carried)
+        assert of_kind(cluster.nodes[pnn].effects, RemoveAddress) == []
+
+
+@pytest.mark.parametrize("enable_bans", [0, 1])
+def test_a_node_that_only_the_leader_cannot_reach_has_no_address_twice(enable_bans: int) -> None:
+    cluster = Addressed(tunables=Tunables(enable_bans=enable_bans))
+    node = (cluster.leader + 1) % 3
+    leader = cluster.leader
+    cluster.cut(leader, node)
+    cluster.advance(5)
+    assert sorted(cluster.holders()) == sorted(ADDRESSES)
+    cluster.link(leader, node)
+    cluster.advance(5)
+    cluster.check_hosted()
+    assert cluster.counts() == [4, 4, 4]
+
+
+def test_who_is_never_in_a_map_drops_its_addresses_with_the_leaders_lease() -> None:
+    cluster = Addressed()
+    leader = cluster.leader
+    node = (leader + 1) % 3
+    cluster.ask(node, Control.SET_LMASTERROLE, U32.pack(0))
+    cluster.advance(3)
+    assert cluster.counts()[node] == 4
+    cluster.cut(leader, node)
+    assert cluster.counts()[node] == 0
+    cluster.advance(5)
+    assert sorted(cluster.holders()) == sorted(ADDRESSES)
 
 
 @pytest.mark.parametrize(
@@ -342,7 +392,8 @@ class Troubles:
     def next(self) -> tuple[str, Callable[[], None]]:
         """One failure; its name, and its repair."""
         pnn = self.chance.randrange(self.count)
-        kinds = [self.die, self.cut_off, self.disable, self.stop, self.sicken, self.unplug, self.meddle]
+        kinds = [self.die, self.cut_off, self.part, self.disable, self.stop]
+        kinds += [self.sicken, self.unplug, self.meddle]
         kind = self.chance.choice(kinds)
         return f"{kind.__name__} {pnn}", kind(pnn)
 
@@ -365,6 +416,12 @@ class Troubles:
                 self.cluster.link(pnn, other)
 
         return repair
+
+    def part(self, pnn: int) -> Callable[[], None]:
+        """Two nodes lose each other and nobody else."""
+        other = (pnn + 1 + self.chance.randrange(self.count - 1)) % self.count
+        self.cluster.cut(pnn, other)
+        return lambda: self.cluster.link(pnn, other)
 
     def disable(self, pnn: int) -> Callable[[], None]:
         self.cluster.ask(pnn, Control.DISABLE_NODE)

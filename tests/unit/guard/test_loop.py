@@ -72,6 +72,10 @@ class Stand:
     def serve_until_us(self) -> int:
         return int(struct.unpack_from("<q", self.page, 8)[0])
 
+    @property
+    def hold_until_us(self) -> int:
+        return int(struct.unpack_from("<q", self.page, 24)[0])
+
     def order(self, data: bytes) -> None:
         self.control.sendall(data)
 
@@ -134,6 +138,7 @@ def test_two_nodes_confirm_each_other_and_the_daemon_sees_the_lease(stand: Stand
     stand.begin()
     stand.until(lambda: stand.seen() == ["live"] and stand.serve_until_us > now_us())
     assert stand.serve_until_us <= now_us() + 80_000
+    assert stand.hold_until_us >= stand.serve_until_us - 80_000
     assert stand.kinds().count("lease_held") >= 1
 
 
@@ -144,6 +149,12 @@ def test_no_lease_is_written_before_the_daemon_has_said_whether_it_needs_one(sta
     assert stand.serve_until_us == 7
     stand.order(orders.pack_tell(0, NOBODY, (1,), False, 5))
     stand.until(lambda: stand.serve_until_us == 0)
+
+
+def test_addresses_may_be_held_although_the_leader_does_not_confirm(stand: Stand) -> None:
+    stand.begin()
+    stand.order(orders.pack_tell(1, 7, (1,), False, 5, keeps=True))
+    stand.until(lambda: stand.hold_until_us > now_us() and stand.serve_until_us == 1)
 
 
 def test_silence_ends_the_lease_and_is_told(stand: Stand) -> None:

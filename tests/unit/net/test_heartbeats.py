@@ -53,8 +53,10 @@ class Net:
     def clock(self, pnn: int) -> int:
         return self.now_us + self.offsets[pnn]
 
-    def tell(self, pnn: int, needed: int = 1, leader: int = NOBODY, *, still: bool = False) -> None:
-        self.nodes[pnn].tell(needed, leader, tuple(sorted(self.linked[pnn])), still, 7)
+    def tell(
+        self, pnn: int, needed: int = 1, leader: int = NOBODY, *, still: bool = False, keeps: bool = False
+    ) -> None:
+        self.nodes[pnn].tell(needed, leader, tuple(sorted(self.linked[pnn])), still, 7, keeps)
 
     def tell_all(self, needed: int = 1) -> None:
         for pnn in range(len(self.nodes)):
@@ -182,6 +184,33 @@ def test_the_leader_has_to_be_among_those_that_confirm() -> None:
     assert [kind for kind in net.kinds(0) if kind.startswith("lease")] == ["lease_held", "lease_lost"]
     texts = [str(event[-1]) for event in net.events[0] if event[0] == "lease_lost"]
     assert "its leader, node 2, does not confirm" in texts[-1]
+
+
+def test_addresses_that_a_node_keeps_do_not_need_the_leader() -> None:
+    net = Net(3)
+    net.tell_all()
+    net.tell(0, needed=1, leader=2, keeps=True)
+    net.tell(1, needed=1, leader=2)
+    net.run(S)
+    net.cut = {(2, 0), (2, 1)}
+    net.run(S)
+    node, other = net.nodes[0], net.nodes[1]
+    assert not net.holds(0) and not net.holds(1)
+    assert node.hold_until_us > net.clock(0)
+    assert other.hold_until_us == other.serve_until_us
+    net.cut |= {(1, 0)}
+    net.run(S)
+    assert node.hold_until_us < net.clock(0)
+    net.progressing[0] = False
+    net.cut = {(2, 0), (2, 1)}
+    net.link(0, 1, False)
+    net.link(0, 1, True)
+    net.tell(0, needed=1, leader=2, keeps=True)
+    net.run(5 * S)
+    # Its daemon stands still: others go on without it, whoever leads.
+    assert node.hold_until_us < net.clock(0)
+    net.tell(0, needed=0)
+    assert node.hold_until_us == 0
 
 
 def test_as_many_nodes_as_needed_have_to_confirm() -> None:
