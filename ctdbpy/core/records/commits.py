@@ -42,7 +42,8 @@ class Commits:
         if reason:
             return refuse(f"cannot commit to {database.name!r}: {reason}")
         state = self._state
-        nodes = [pnn for pnn in state.lmasters if state.nodes[pnn].is_active] or [state.pnn]
+        # All of the map, however their flags look from here: that may be late news.
+        nodes = list(state.lmasters) or [state.pnn]
         database.committing = client.client_id
         try:
             answers = [
