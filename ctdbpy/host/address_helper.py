@@ -144,7 +144,8 @@ class Helper:
 
     def _drop_all(self) -> None:
         held, self._held = self._held, {}
-        for address in held:
+        # The last first: an interface that loses its first address arranges all others anew.
+        for address in reversed(held):
             self._announcer.stop(address)
             try:
                 self._host.remove(address)

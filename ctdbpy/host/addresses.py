@@ -9,6 +9,9 @@ Source: ip-sysctl of Linux' documentation; reference/ctdb.md 4.3 (10.interface),
 from __future__ import annotations
 
 import errno
+import select
+import socket
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +22,9 @@ from ctdbpy.host import connections, netlink
 from ctdbpy.host.announcements import text_of
 from ctdbpy.host.connections import RawSender
 from ctdbpy.host.netlink import Link, Netlink, Standing
+
+#: How long the kernel may take until a new IPv6 address can be used.
+LOCAL_LIMIT_S: Final = 0.1
 
 #: Settings that an interface with public addresses needs, and what happens without.
 _SETTINGS: Final = {
@@ -75,7 +81,7 @@ class HostAddresses:
             except OSError as error:
                 raise HostError(f"cannot list the host's addresses: {error.strerror}") from error
             self._sight = Sight(links, {})
-            for each in standing:
+            for each in dict.fromkeys(standing):
                 self._note(each.address, (*self._standing(each.address), each))
             self._is_stale = False
         return self._sight
@@ -97,22 +103,43 @@ class HostAddresses:
         """Have this interface carry the address, and no other. Raises HostError."""
         link = self.link(interface)
         self._prepare(link)
-        wanted = Standing(address, prefix, link.index)
+        with netlink.open_events(netlink.IPV6_ROUTES) as routes:
+            self._put(Standing(address, prefix, link.index), interface)
+            # Without a carrier it does not come into use before there is one.
+            if len(address) == 16 and link.is_up:
+                self._await_local(address, routes)
+
+    def _put(self, wanted: Standing, interface: str) -> None:
+        address = wanted.address
         standing = [each for each in self._standing(address) if each != wanted]
         if len(address) == 16:
             # IPv6 has an address once on an interface, whatever its prefix.
-            for each in [each for each in standing if each.index == link.index]:
+            for each in [each for each in standing if each.index == wanted.index]:
                 self._delete(each)
                 standing.remove(each)
         try:
             netlink.add_address(self._route, wanted)
         except OSError as error:
             if error.errno != errno.EEXIST:
-                what = f"{text_of(address)}/{prefix}"
+                what = f"{text_of(address)}/{wanted.prefix}"
                 raise HostError(f"cannot put '{what}' on '{interface}': {error.strerror}") from error
         self._note(address, (wanted, *standing))
         for each in standing:
             self._delete(each)
+
+    def _await_local(self, address: bytes, routes: socket.socket) -> None:
+        """An IPv6 address is there before its route is: until then packets for it are thrown away."""
+        poll = select.poll()
+        poll.register(routes, select.POLLIN)
+        until_s = time.monotonic() + LOCAL_LIMIT_S
+        try:
+            while not netlink.is_local(self._route, address):
+                if not poll.poll(max(0.0, until_s - time.monotonic()) * 1000):
+                    # It stands there all the same.
+                    return
+                netlink.drain(routes)
+        except OSError as error:
+            raise HostError(f"cannot look for the route of '{text_of(address)}': {error.strerror}") from error
 
     def remove(self, address: bytes, interface: str = "") -> bool:
         """Take the address from an interface, from all without a name; whether none carries it now.

@@ -23,7 +23,7 @@ READ_BYTES: Final = 1 << 16
 #: It answers at once, or the lock on the network's settings hangs.
 ANSWER_LIMIT_S: Final = 10
 #: A dump that changes while it is read is read again so often.
-TRIES: Final = 10
+TRIES: Final = 5
 
 REQUEST: Final = 0x1
 ACK: Final = 0x4
@@ -39,9 +39,14 @@ _RTM_GETLINK: Final = 18
 _RTM_NEWADDR: Final = 20
 _RTM_DELADDR: Final = 21
 _RTM_GETADDR: Final = 22
-#: Links, IPv4 addresses, IPv6 addresses.
-_GROUPS: Final = 0x1 | 0x10 | 0x100
+_RTM_NEWROUTE: Final = 24
+_RTM_GETROUTE: Final = 26
+#: Groups of events.
+LINKS_AND_ADDRESSES: Final = 0x1 | 0x10 | 0x100
+IPV6_ROUTES: Final = 0x400
 
+_RTA_DST: Final = 1
+_RTN_LOCAL: Final = 2
 _IFF_UP: Final = 0x1
 _IFF_LOOPBACK: Final = 0x8
 _IFF_RUNNING: Final = 0x40
@@ -56,6 +61,7 @@ _SCOPE_LINK: Final = 253
 _HEADER: Final = struct.Struct("=IHHII")
 _LINK: Final = struct.Struct("=BxHiII")
 _ADDRESS: Final = struct.Struct("=BBBBI")
+_ROUTE: Final = struct.Struct("=BBBBBBBBI")
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _ERRNO: Final = struct.Struct("=i")
 
@@ -91,6 +97,7 @@ class Netlink:
             raise HostError(f"cannot talk to the kernel's network: {error.strerror}") from error
         self._socket.settimeout(ANSWER_LIMIT_S)
         self._sequence = 0
+        self._is_torn = False
 
     def close(self) -> None:
         """Close the socket."""
@@ -101,47 +108,52 @@ class Netlink:
         for _kind, _body in self._exchange(kind, flags | ACK, body):
             pass
 
+    def get(self, kind: int, body: bytes) -> list[tuple[int, bytes]]:
+        """What answers to one question, as pairs of kind and body. Raises OSError."""
+        return list(self._exchange(kind, ACK, body))
+
     def dump(self, kind: int, body: bytes) -> list[tuple[int, bytes]]:
-        """Everything of one kind, as pairs of kind and body. Raises OSError."""
+        """Everything of one kind, as pairs of kind and body. Raises OSError.
+
+        While it keeps changing faster than it can be read, something may be missing, or be there twice.
+        """
+        found: list[tuple[int, bytes]] = []
         for _ in range(TRIES):
-            try:
-                return list(self._exchange(kind, DUMP, body))
-            except InterruptedError:
-                continue
-        raise OSError(errno.EAGAIN, "it changes faster than it can be read")
+            self._is_torn = False
+            found = list(self._exchange(kind, DUMP, body))
+            if not self._is_torn:
+                break
+        return found
 
     def _exchange(self, kind: int, flags: int, body: bytes) -> Iterator[tuple[int, bytes]]:
         self._sequence += 1
         sequence = self._sequence
         self._socket.send(_HEADER.pack(_HEADER.size + len(body), kind, REQUEST | flags, sequence, 0) + body)
-        is_changed = False
         while True:
             for answered, answer_kind, answer_flags, answer in _messages(self._socket.recv(READ_BYTES)):
                 if answered != sequence:
                     # Of a request that was given up.
                     continue
-                is_changed |= bool(answer_flags & _DUMP_CHANGED)
+                self._is_torn |= bool(answer_flags & _DUMP_CHANGED)
                 if answer_kind == _NLMSG_ERROR:
                     (code,) = _ERRNO.unpack_from(answer)
                     if code:
                         raise OSError(-code, os.strerror(-code))
                     return
                 if answer_kind == _NLMSG_DONE:
-                    if is_changed:
-                        raise InterruptedError
                     return
                 yield answer_kind, answer
 
 
-def open_events() -> socket.socket:
-    """A socket that becomes readable whenever a link or an address changes. Raises HostError."""
+def open_events(groups: int = LINKS_AND_ADDRESSES) -> socket.socket:
+    """A socket that becomes readable whenever something of these groups changes. Raises HostError."""
     try:
         events = socket.socket(
             socket.AF_NETLINK,
             socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
             socket.NETLINK_ROUTE,
         )
-        events.bind((0, _GROUPS))
+        events.bind((0, groups))
     except OSError as error:
         raise HostError(f"cannot watch the host's interfaces: {error.strerror}") from error
     return events
@@ -199,6 +211,18 @@ def add_address(netlink: Netlink, wanted: Standing) -> None:
 def delete_address(netlink: Netlink, wanted: Standing) -> None:
     """Take an address away. Raises OSError."""
     netlink.ask(_RTM_DELADDR, 0, _address_body(wanted))
+
+
+def is_local(netlink: Netlink, address: bytes) -> bool:
+    """Whether packets to an IPv6 address stay on this host. Raises OSError."""
+    body = _ROUTE.pack(socket.AF_INET6, 128, 0, 0, 0, 0, 0, 0, 0) + _attribute(_RTA_DST, address)
+    try:
+        answers = netlink.get(_RTM_GETROUTE, body)
+    except OSError as error:
+        if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+            return False
+        raise
+    return any(kind == _RTM_NEWROUTE and _ROUTE.unpack_from(each)[7] == _RTN_LOCAL for kind, each in answers)
 
 
 def _address_body(wanted: Standing) -> bytes:

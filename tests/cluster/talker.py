@@ -5,7 +5,8 @@ serve PORT             `ready`; `accepted`; then `closed` or the errno's name fo
 connect HOST PORT      `connected PORT`; then how it ended
 sniff INTERFACE        `ready`; `TIME HEX` of each frame, without those of the host itself
 reset ADDRESS          `reset COUNT`: the connections at the address, by raw packets
-hold ADDRESS PREFIX INTERFACE…   a daemon's part that holds addresses: `held`, and stays
+hold ADDRESS PREFIX INTERFACE…   a daemon's part that holds addresses: `held PID` of its helper,
+                                 `held PID` of each later one that sees them all
 
 The first two take IPv4 and IPv6.
 """
@@ -86,15 +87,22 @@ def hold(*places: str) -> None:
 
 async def _hold(places: list[tuple[str, ...]]) -> None:
     left = set(range(len(places)))
+    wanted = {address for address, _prefix, _interface in places}
+    told: list[int | None] = []
     lease = os.memfd_create("lease")
     os.ftruncate(lease, 4096)
 
     def happened(event: inputs.Input) -> None:
-        if isinstance(event, inputs.AddressDone):
-            assert not event.error, event
-            left.discard(event.deed_id)
-            if not left:
-                say("held")
+        match event:
+            case inputs.AddressDone(deed, error):
+                assert not error, event
+                left.discard(deed)
+            case inputs.HostSeen(_, addresses):
+                if not left and helper.pid not in told and wanted <= {each.address for each in addresses}:
+                    told.append(helper.pid)
+                    say(f"held {helper.pid}")
+            case _:
+                raise AssertionError(event)
 
     helper = AddressHelper(Children(), lease, happened, realtime=False)
     helper.start()
