@@ -50,6 +50,8 @@ async def _set_recmode(rooms: Rooms, request: Request, mode: int) -> Reply:
         return OK
     if mode != RecoveryMode.NORMAL:
         return refuse(f"there is no recovery mode {mode}")
+    known = (state.generation, state.map_is_new)
+    await rooms.standing.lasting_obstacle(rooms.runner)
     if reason := _obstacle(rooms):
         return refuse(reason)
     for database in state.databases.values():
@@ -62,6 +64,8 @@ async def _set_recmode(rooms: Rooms, request: Request, mode: int) -> Reply:
     # While those waited, something may have happened.
     if reason := _obstacle(rooms):
         return refuse(reason)
+    if known != (state.generation, state.map_is_new):
+        return refuse("another recovery has begun")
     state.set_recmode(RecoveryMode.NORMAL, f"node {request.pnn} says it is over")
     rooms.standing.recovered()
     return OK

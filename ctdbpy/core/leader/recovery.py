@@ -50,16 +50,20 @@ class Recovery:
         copies = await self._generations(nodes)
         generation = self._next_generation(seen, copies)
         rebuild = Rebuild(state, self._runner, self._routing, self._jobs, nodes, generation, copies)
+        is_over = False
         try:
             await rebuild.all(nodes, Control.SET_RECMODE, U32.pack(RecoveryMode.ACTIVE))
             await rebuild.all(nodes, Control.START_RECOVERY)
             await rebuild.all(nodes, Control.SETVNNMAP, VnnMap(generation, lmasters).pack())
             await self._databases(rebuild, nodes, generation)
+            # Who refuses this wants another recovery, or has lost its lease: nobody is to blame for it.
+            is_over = True
             await rebuild.all(nodes, Control.SET_RECMODE, U32.pack(RecoveryMode.NORMAL))
+            is_over = False
             await rebuild.all(nodes, Control.END_RECOVERY)
         except Failed as failure:
             state.log(LogLevel.ERROR, f"recovery failed: {failure}")
-            if failure.pnn is not None:
+            if failure.pnn is not None and (failure.is_late or not is_over):
                 credits = self._bans.many if failure.is_late else 1
                 self._bans.blame(failure.pnn, credits, f"a recovery failed: {failure}")
             return False

@@ -13,12 +13,14 @@ from typing import Final
 
 from ctdbpy.core.effects import Exit, LogLevel, TellGuard
 from ctdbpy.core.inputs import Sight
-from ctdbpy.core.procedures import Promise
+from ctdbpy.core.procedures import Promise, Runner
 from ctdbpy.core.state import NOBODY, Peer, Quorum, State
 from ctdbpy.wire.constants import Capability, NodeFlag, RunState
 
 #: Databases freeze as soon as their workers get all locks; local programs hold those for moments.
 STILL_WITHIN_S: Final = 2.0
+#: A node in a recovery that has no lease yet is waited for so long.
+PATIENCE_S: Final = 0.3
 #: A service manager starts the daemon again; its databases come from the others.
 EXIT_NOT_STILL: Final = 75
 
@@ -47,6 +49,7 @@ class Standing:
     def lease_held(self) -> None:
         """Enough others say that they hear this node."""
         self._state.has_lease = True
+        self.seen()
 
     def paused(self, seconds: float) -> None:
         """This host stood still; after so long the others have given it up, whatever the quorum."""
@@ -91,6 +94,13 @@ class Standing:
         if state.leader != state.pnn and not state.nodes[state.leader].is_connected:
             return f"leader {state.leader} cannot be reached"
         return ""
+
+    async def lasting_obstacle(self, runner: Runner) -> str:
+        """What keeps this node from serving also in a moment; the leases of one that returns come as soon."""
+        until_s = self._state.now_s + PATIENCE_S
+        while (obstacle := self.obstacle()) and self._state.now_s < until_s:
+            await runner.limit(self.sight_changes(), until_s - self._state.now_s, None)
+        return obstacle
 
     def recovered(self) -> None:
         """A recovery is over, and this node was part of it."""
