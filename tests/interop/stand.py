@@ -18,6 +18,9 @@ PASSWORD = "Secret.1"
 LOGIN = f"{USER}%{PASSWORD}"
 _LINE_LIMIT_S = 60.0
 
+# Debian's scripts ask ethtool whether an interface has a link; it is not installed everywhere.
+_ETHTOOL = "ethtool () { grep -qs 1 /sys/class/net/$1/carrier && echo Link detected: yes; }\n"
+
 # For Debian's own Python, for which Debian's Samba has its modules.
 _LOGGED_IN = f"""
 import signal, sys
@@ -54,10 +57,17 @@ class Stand:
         tunables: Mapping[str, int] | None = None,
         options: Mapping[str, str] | None = None,
         events: bool = False,
+        public_addresses: Sequence[str] = (),
     ) -> None:
         self.flavour = flavour
         self.lab = Lab(nodes=nodes, clients=1)
-        self.cluster = Cluster(self.lab, flavour, events=events, tunables={**TUNABLES, **(tunables or {})})
+        self.cluster = Cluster(
+            self.lab,
+            flavour,
+            events=events,
+            public_addresses=public_addresses,
+            tunables={**TUNABLES, **(tunables or {})},
+        )
         self.samba = Samba(self.lab, options=options)
         self._serves = False
 
@@ -67,6 +77,9 @@ class Stand:
         try:
             self.cluster.configure()
             for host in self.lab.nodes:
+                functions = self.lab.path(host, "/etc/ctdb/rc.local")
+                functions.write_text(_ETHTOOL)
+                functions.chmod(0o755)
                 self.cluster.start(host)
         except BaseException:
             self.end()
