@@ -212,6 +212,9 @@ class State:
         self.sights: dict[int, Sight] = {}
         #: By pnn: since when its heartbeats are heard again.
         self.heard_since_s: dict[int, float] = {}
+        #: Generations in line with the one this node serves, or has served without a doubt: begun since by
+        #: recoveries it took part in. Empty once it had to stand still: others may have gone on.
+        self.lineage: set[int] = set()
         #: The last map this daemon was given, whatever it was told to forget since.
         self.last_generation = INVALID_GENERATION
         #: By pnn: since when its link is broken. It has had no lease from here since then.

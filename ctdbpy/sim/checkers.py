@@ -215,7 +215,9 @@ class OneLeader(Checker):
             state = node.node.state if node.is_up and not node.is_held else None
             if state is None or node.pnn == generation.leader or node.pnn not in generation.members:
                 continue
-            if state.is_leader and state.generation == generation.number:
+            # Who has claimed already, or tries for the lock, does not lead yet.
+            leads = state.is_leader and not state.is_electing
+            if leads and state.generation == generation.number:
                 raise self.fail(
                     f"n{generation.leader} and n{node.pnn} both lead generation {generation.number}"
                 )

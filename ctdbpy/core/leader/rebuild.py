@@ -125,8 +125,8 @@ class Rebuild(Asking):
         for pnn in stale:
             if pnn not in self._told_stale:
                 self._told_stale.add(pnn)
-                text = f"node {pnn} brings stale copies: database {db_id:#010x} of generation {known[pnn]}"
-                self.state.log(LogLevel.NOTICE, f"{text}, others have {last}; its records do not count")
+                text = f"node {pnn} brings stale copies, of database {db_id:#010x} for one"
+                self.state.log(LogLevel.NOTICE, f"{text}: others have gone on without it; they do not count")
         return [pnn for pnn in self._nodes if pnn not in stale]
 
     def _table(self, wanted: Wanted, sources: list[int]) -> Table:

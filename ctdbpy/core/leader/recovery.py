@@ -17,10 +17,10 @@ from ctdbpy.core.membership.bans import Bans
 from ctdbpy.core.procedures import Runner
 from ctdbpy.core.requests import Reply
 from ctdbpy.core.routing import Routing
-from ctdbpy.core.state import Freeze, State
+from ctdbpy.core.state import Freeze, Quorum, State
 from ctdbpy.errors import ProtocolError
 from ctdbpy.wire.codecs import U32
-from ctdbpy.wire.constants import BROADCAST_CONNECTED, DbFlag, RecoveryMode
+from ctdbpy.wire.constants import BROADCAST_CONNECTED, INVALID_GENERATION, DbFlag, RecoveryMode
 from ctdbpy.wire.controls import Control
 from ctdbpy.wire.srvids import SRVID_RECONFIGURE
 from ctdbpy.wire.structures import DbGenerations, DbIdMap, VnnMap
@@ -49,7 +49,8 @@ class Recovery:
         nodes = state.active()
         copies = await self._generations(nodes)
         generation = self._next_generation(seen, copies)
-        rebuild = Rebuild(state, self._runner, self._routing, self._jobs, nodes, generation, copies)
+        worth = self._worth(copies)
+        rebuild = Rebuild(state, self._runner, self._routing, self._jobs, nodes, generation, worth)
         is_over = False
         try:
             await rebuild.all(nodes, Control.SET_RECMODE, U32.pack(RecoveryMode.ACTIVE))
@@ -93,6 +94,27 @@ class Recovery:
                     continue
                 found[pnn] = {entry.db_id: entry.generation for entry in entries}
         return found
+
+    def _worth(self, copies: dict[int, dict[int, int]]) -> dict[int, dict[int, int]]:
+        """The generations by which copies are to be compared; INVALID_GENERATION for what is worth least.
+
+        A leader that has served all along knows that nobody else has: what is not in line with its own is
+        stale, even if a clock that is wrong made it look later. Without quorum every copy that is of some
+        generation counts, as upstream.
+        """
+        state = self._state
+        if not state.lineage and state.quorum is not Quorum.NONE:
+            return copies
+
+        def worth(generation: int) -> int:
+            if state.quorum is Quorum.NONE:
+                return min(generation, INVALID_GENERATION + 1)
+            return generation if generation in state.lineage else INVALID_GENERATION
+
+        return {
+            pnn: {db_id: worth(generation) for db_id, generation in found.items()}
+            for pnn, found in copies.items()
+        }
 
     def _next_generation(self, seen: tuple[int, ...], copies: Mapping[int, Mapping[int, int]]) -> int:
         state = self._state

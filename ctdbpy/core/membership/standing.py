@@ -74,6 +74,7 @@ class Standing:
         if state.suspended:
             return
         state.suspended = reason
+        state.lineage.clear()
         state.log(LogLevel.WARNING, f"stands still, databases are frozen until the next recovery: {reason}")
         state.want_recovery(reason)
 
@@ -108,6 +109,7 @@ class Standing:
         if state.suspended:
             state.log(LogLevel.NOTICE, f"serves again; it stood still: {state.suspended}")
         state.suspended = ""
+        state.lineage = {state.generation}
         state.given_up = ""
 
     # -- facts ----------------------------------------------------------------------------------------

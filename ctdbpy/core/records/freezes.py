@@ -360,6 +360,7 @@ class Freezes:
 
     def invalidate(self) -> None:
         """This node left the cluster: map and databases belong to no generation."""
+        self._state.lineage.clear()
         self._state.set_map(INVALID_GENERATION, self._state.lmasters)
         for database in self._state.databases.values():
             self._state.set_db_generation(database, INVALID_GENERATION)

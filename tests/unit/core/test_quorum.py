@@ -205,3 +205,23 @@ def test_a_node_seen_silent_is_disconnected_and_back_when_its_link_is() -> None:
     cluster.link(0, 1)
     cluster.advance(5)
     agree(cluster, 0, 1, 2)
+
+
+def test_who_has_served_all_along_is_right_whatever_the_clocks_say() -> None:
+    cluster = running(2, Quorum.LOCK)
+    db_id = next(iter(cluster.nodes[0].node.state.databases))
+    leader = cluster.nodes[1]
+    leader.records.databases[db_id].records[b"k"] = RecordHeader(5, 1, 0, 0).pack() + b"served"
+    cluster.cut(0, 1)
+    cluster.advance(2)
+    agree(cluster, 1)
+    gone = cluster.nodes[0]
+    # As if it had begun its last generation by a clock that runs ahead.
+    gone.node.state.set_db_generation(gone.node.state.databases[db_id], leader.node.state.generation + 5000)
+    gone.records.databases[db_id].records[b"k"] = RecordHeader(99, 0, 0, 0).pack() + b"stale"
+    cluster.link(0, 1)
+    cluster.advance(3)
+    agree(cluster, 0, 1)
+    assert logged(cluster, 1, "node 0 brings stale copies")
+    for pnn in range(2):
+        assert stored(cluster, pnn, VOLATILE)[b"k"].endswith(b"served")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from ctdbpy.core.effects import HoldJob, JobKind, Log, LogLevel, SendControl
 from ctdbpy.core.inputs import MessageArrived
+from ctdbpy.core.state import Quorum
 from ctdbpy.wire.codecs import U32
 from ctdbpy.wire.constants import INVALID_GENERATION, RecoveryMode
 from ctdbpy.wire.controls import Control
@@ -18,9 +19,9 @@ DB_ID = db_id_of(NAME)
 LEADER = 2
 
 
-def with_database(count: int = 3) -> Cluster:
+def with_database(quorum: Quorum = Quorum.NONE) -> Cluster:
     """A cluster at rest that has a volatile database."""
-    cluster = Cluster(count)
+    cluster = Cluster(3, quorum=quorum)
     cluster.advance(10)
     assert cluster.ask(0, Control.DB_ATTACH, NAME.encode() + b"\0")[0] == 0
     recover(cluster)
@@ -67,7 +68,7 @@ def test_of_each_record_the_newest_copy_is_on_every_node() -> None:
 
 
 def test_copies_of_an_earlier_generation_do_not_count() -> None:
-    cluster = with_database()
+    cluster = with_database(Quorum.MAJORITY)
     put(cluster, 0, b"a", 5, b"right")
     put(cluster, 1, b"a", 900, b"stale")
     put(cluster, 1, b"ghost", 900, b"stale")
