@@ -60,11 +60,18 @@ class AddressHelper:
     """Keeps one helper process; `on_input` gets what it says, from the loop."""
 
     def __init__(
-        self, children: Children, lease_fd: int, on_input: Callable[[Input], None], *, realtime: bool
+        self,
+        children: Children,
+        lease_fds: tuple[int, int],
+        on_input: Callable[[Input], None],
+        *,
+        realtime: bool,
     ) -> None:
-        """`lease_fd`: the memory in which the guard writes the lease; it stays the caller's."""
+        """`lease_fds`: the memory in which the guard writes the lease, and the eventfd that it writes to when
+        the lease became shorter. They stay the caller's.
+        """
         self._children = children
-        self._lease_fd = lease_fd
+        self._lease_fds = lease_fds
         self._on_input = on_input
         self._realtime = realtime
         self._loop = asyncio.get_running_loop()
@@ -97,7 +104,7 @@ class AddressHelper:
         self._received = b""
         self._unsent.clear()
         try:
-            socket.send_fds(self._socket, [f"{self._lease}\n".encode()], [self._lease_fd])
+            socket.send_fds(self._socket, [f"{self._lease}\n".encode()], self._lease_fds)
         except OSError as error:
             self._loop.call_soon(self._ended, os.strerror(error.errno or 0))
             return

@@ -93,6 +93,8 @@ class Guard:
         self.memory_fd = os.memfd_create("ctdbpy-guard", os.MFD_CLOEXEC)
         os.ftruncate(self.memory_fd, mmap.PAGESIZE)
         self._page = mmap.mmap(self.memory_fd, mmap.PAGESIZE)
+        #: It writes there when the lease on addresses becomes shorter.
+        self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         poller.set_page(self._page)
 
     @property
@@ -114,7 +116,8 @@ class Guard:
         self._close()
         if self.memory_fd >= 0:
             os.close(self.memory_fd)
-            self.memory_fd = -1
+            os.close(self.wake_fd)
+            self.memory_fd = self.wake_fd = -1
 
     # -- what it is told -------------------------------------------------------------------
 
@@ -215,7 +218,8 @@ class Guard:
         # Until this one has said how the lease stands.
         self._guard_lost = True
         try:
-            socket.send_fds(self._socket, [self._hello], [self.memory_fd, self._datagrams.fileno()])
+            fds = [self.memory_fd, self._datagrams.fileno(), self.wake_fd]
+            socket.send_fds(self._socket, [self._hello], fds)
         except OSError as error:
             self._loop.call_soon(self._ended, error.strerror or "it ended")
             return

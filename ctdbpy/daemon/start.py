@@ -308,7 +308,7 @@ class _Start:
             return PretendedAddresses(names, on_input)
         return AddressHelper(
             children,
-            guard.memory_fd,
+            (guard.memory_fd, guard.wake_fd),
             on_input,
             realtime=configuration.settings.realtime_scheduling,
         )

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Start of the guard: `python -m ctdbpy.guard FD` by the daemon, FD one end of a stream socket pair.
 
-First comes an `orders.Hello` with two descriptors: the memory shared with the daemon, and the bound
-UDP socket. Everything that needs Python, the disk or memory happens here, before the loop begins. The
-guard ends when the daemon does, after it has told the others.
+First comes an `orders.Hello` with three descriptors: the memory shared with the daemon, the bound UDP
+socket, and the eventfd that wakes who holds addresses when the lease becomes shorter. Everything that
+needs Python, the disk or memory happens here, before the loop begins. The guard ends when the daemon
+does, after it has told the others.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ def main(descriptor: int) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     control = socket.socket(fileno=descriptor)
-    data, descriptors, _flags, _address = socket.recv_fds(control, orders.HELLO.size, 2)
-    if len(data) < orders.HELLO.size or len(descriptors) != 2:
+    data, descriptors, _flags, _address = socket.recv_fds(control, orders.HELLO.size, 3)
+    if len(data) < orders.HELLO.size or len(descriptors) != 3:
         # The daemon ended before it said anything.
         return 0
     hello = orders.unpack_hello(data)
@@ -40,7 +41,7 @@ def main(descriptor: int) -> int:
     os.close(descriptors[0])
     datagrams = socket.socket(fileno=descriptors[1])
     heartbeats = Heartbeats(hello.pnn, int.from_bytes(os.urandom(8), "little") | 1)
-    loop = Loop(heartbeats, control.fileno(), datagrams.fileno(), page, hello.port)
+    loop = Loop(heartbeats, control.fileno(), datagrams.fileno(), page, hello.port, descriptors[2])
     gc.collect()
     gc.freeze()
     gc.disable()

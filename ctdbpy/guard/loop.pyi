@@ -12,7 +12,13 @@ from ctdbpy.net.heartbeats import Heartbeats
 @final
 class Loop:
     def __init__(
-        self, heartbeats: Heartbeats, control_fd: int, datagrams_fd: int, page: mmap, port: int
+        self,
+        heartbeats: Heartbeats,
+        control_fd: int,
+        datagrams_fd: int,
+        page: mmap,
+        port: int,
+        wake_fd: int = -1,
     ) -> None: ...
     def run(self) -> None: ...
 

@@ -25,6 +25,9 @@ from ctdbpy.net.kernel cimport (
 )
 from ctdbpy.net.lease_page cimport LeasePage, load_progress, store_hold, store_lease, store_looked
 
+cdef extern from "<sys/eventfd.h>" nogil:
+    int eventfd_write(int fd, uint64_t value)
+
 cdef extern from "<sys/prctl.h>" nogil:
     int prctl(int option, unsigned long argument, ...)
     int PR_SET_PDEATHSIG
@@ -102,6 +105,8 @@ cdef class Loop:
     cdef int control_fd
     cdef int datagrams_fd
     cdef uint16_t port
+    cdef int wake_fd
+    cdef int64_t published_us
     cdef LeasePage *page
     cdef object page_owner
     # The daemon has said what it needs: until then nothing is known about the lease.
@@ -114,8 +119,11 @@ cdef class Loop:
     cdef char frames[NOTICES * FRAME_BYTES]
     cdef size_t frame_bytes
 
-    def __init__(self, Heartbeats heartbeats, int control_fd, int datagrams_fd, page, uint16_t port):
-        """The descriptors stay the caller's."""
+    def __init__(self, Heartbeats heartbeats, int control_fd, int datagrams_fd, page, uint16_t port, int wake_fd=-1):
+        """The descriptors stay the caller's.
+
+        wake_fd: an eventfd for who holds addresses, and sleeps until the lease ends that was written before.
+        """
         cdef char[::1] view = page
         if <size_t>view.shape[0] < sizeof(LeasePage):
             raise ValueError("the page shared with the daemon is too small")
@@ -123,6 +131,7 @@ cdef class Loop:
         self.control_fd = control_fd
         self.datagrams_fd = datagrams_fd
         self.port = port
+        self.wake_fd = wake_fd
         self.page_owner = page
         self.page = <LeasePage *>&view[0]
         memset(self.places, 0, sizeof(self.places))
@@ -176,6 +185,10 @@ cdef class Loop:
         if self.was_told:
             store_lease(self.page, self.heartbeats.serve_us)
             store_hold(self.page, self.heartbeats.hold_us)
+            if self.heartbeats.hold_us != 0 and (self.published_us == 0
+                                                 or self.heartbeats.hold_us < self.published_us):
+                eventfd_write(self.wake_fd, 1)
+            self.published_us = self.heartbeats.hold_us
         store_looked(self.page, now_us)
 
     # -- datagrams ---------------------------------------------------------------------------

@@ -15,8 +15,9 @@ hush ADDRESS                                            none
 tickle [SERVER PORT CLIENT PORT]…                       none
 kill ADDRESS                                            none
 lease GRACE_US|-                                        none: serve under a lease, or without; with the first
-                                                        line comes a descriptor of the memory that the guard
-                                                        writes it to
+                                                        line come descriptors of the memory that the guard
+                                                        writes it to, and of the eventfd that it writes to
+                                                        when it has made it shorter
 priority                                                none: take a real-time priority, lock memory
 
 By itself it says `seen NAME=UP… ADDRESS/PREFIX/NAME…` at the start and soon after each change, and
@@ -94,6 +95,7 @@ class Helper:
         self._host = HostAddresses(self._log)
         self._announcer = Announcer()
         self._lease = Lease()
+        self._shortened = -1
         #: What was put here: the interface by address.
         self._held: dict[bytes, str] = {}
         self._told = ""
@@ -107,9 +109,13 @@ class Helper:
         poll.register(self._host, select.POLLIN)
         try:
             while True:
+                if self._shortened >= 0:
+                    poll.register(self._shortened, select.POLLIN)
                 wanted = select.POLLIN | (select.POLLOUT if self._unsent else 0)
                 poll.register(self._connection, wanted)
                 ready = [fd for fd, _events in poll.poll(self._wait_ms())]
+                if self._shortened in ready:
+                    os.eventfd_read(self._shortened)
                 if self._unsent:
                     self._flush()
                 self._look_at_lease()
@@ -159,13 +165,14 @@ class Helper:
     def _take(self) -> bool:
         """Do what has come; False when the daemon is gone."""
         try:
-            data, descriptors, _flags, _address = socket.recv_fds(self._connection, READ_BYTES, 1)
+            data, descriptors, _flags, _address = socket.recv_fds(self._connection, READ_BYTES, 2)
         except (BlockingIOError, InterruptedError):
             return True
         except OSError:
             return False
-        for fd in descriptors:
-            self._lease.share(fd)
+        if descriptors:
+            page, self._shortened = descriptors
+            self._lease.share(page)
         if not data:
             return False
         *lines, self._received = (self._received + data).split(b"\n")

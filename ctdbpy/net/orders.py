@@ -46,7 +46,7 @@ class Words:
 
 
 def pack_hello(hello: Hello) -> bytes:
-    """The first bytes on the socket, two descriptors with them."""
+    """The first bytes on the socket, three descriptors with them."""
     return HELLO.pack(hello.pnn, hello.port, hello.realtime)
 
 

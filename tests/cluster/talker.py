@@ -104,7 +104,8 @@ async def _hold(places: list[tuple[str, ...]]) -> None:
             case _:
                 raise AssertionError(event)
 
-    helper = AddressHelper(Children(), lease, happened, realtime=False)
+    shortened = os.eventfd(0)
+    helper = AddressHelper(Children(), (lease, shortened), happened, realtime=False)
     helper.start()
     for number, (address, prefix, interface) in enumerate(places):
         helper.carry_out(PutAddress(number, address, int(prefix), interface))

@@ -68,7 +68,7 @@ def test_deeds_that_the_kernel_leaves_undone_fail_in_time(monkeypatch: pytest.Mo
 
         lease = os.memfd_create("lease")
         # Not started: the same as one whose every call hangs.
-        addresses = AddressHelper(Children(), lease, take, realtime=False)
+        addresses = AddressHelper(Children(), (lease, lease), take, realtime=False)
         for deed in (1, 2):
             addresses.carry_out(effects.RemoveAddress(deed, "10.0.0.1"))
             await asyncio.wait_for(failed.wait(), LIMIT_S)
@@ -94,7 +94,7 @@ def test_what_was_asked_while_there_was_no_helper_is_asked_of_the_next(
 
     async def run() -> str:
         lease = os.memfd_create("lease")
-        addresses = AddressHelper(Children(), lease, lambda _event: None, realtime=True)
+        addresses = AddressHelper(Children(), (lease, lease), lambda _event: None, realtime=True)
         addresses.carry_out(effects.PutAddress(1, "10.0.0.1", 24, "eth0"))
         addresses.carry_out(effects.SendTickles((wake,)))
         addresses.want_lease(True, 5)

@@ -61,7 +61,9 @@ class Stand:
                 env={**os.environ, "PYTHONPATH": str(Path(ctdbpy.__file__).parent.parent)},
             )
         hello = orders.pack_hello(Hello(0, self.port, False))
-        socket.send_fds(self.control, [hello], [self.memory_fd, self.own_socket.fileno()])
+        self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK)
+        fds = [self.memory_fd, self.own_socket.fileno(), self.wake_fd]
+        socket.send_fds(self.control, [hello], fds)
         self.control.setblocking(False)
         self.received = bytearray()
         self.events: list[tuple[object, ...]] = []
@@ -125,6 +127,7 @@ class Stand:
         for each in (self.peer_socket, self.own_socket):
             each.close()
         os.close(self.memory_fd)
+        os.close(self.wake_fd)
 
 
 @pytest.fixture
@@ -170,8 +173,11 @@ def test_silence_ends_the_lease_and_is_told(stand: Stand) -> None:
 def test_a_daemon_without_progress_has_stalled(stand: Stand) -> None:
     struct.pack_into("<Q", stand.page, 0, 1)
     stand.begin()
+    stand.until(lambda: stand.hold_until_us > now_us())
+    os.eventfd_read(stand.wake_fd)
     stand.until(lambda: sees_stalled(stand.peer))
-    assert stand.serve_until_us == 1
+    assert stand.serve_until_us == stand.hold_until_us == 1
+    assert os.eventfd_read(stand.wake_fd), "who holds addresses has been woken before"
     struct.pack_into("<Q", stand.page, 0, 2)
     stand.until(lambda: stand.serve_until_us > now_us())
 
