@@ -78,8 +78,7 @@ class Node:
         """Take one input; what is due by now is done first."""
         state = self.state
         state.now_s = now_s
-        if self._has_started:
-            self.rooms.wake(now_s)
+        if self._has_started and self.rooms.wake(now_s):
             self._settle()
         self._take(happened)
         self._settle()

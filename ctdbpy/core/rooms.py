@@ -106,13 +106,16 @@ class Rooms:
         """When the first machine or sleeping procedure wants to be woken."""
         return min(self._deadlines(), default=None)
 
-    def wake(self, now_s: float) -> None:
-        """Wake everything whose time has come."""
+    def wake(self, now_s: float) -> bool:
+        """Wake everything whose time has come; whether there was anything."""
         self.runner.wake(now_s)
+        woke = self.runner.has_ready
         for machine in self._machines:
             due_s = machine.deadline_s
             if due_s is not None and due_s <= now_s:
                 machine.wake(now_s)
+                woke = True
+        return woke
 
     def settle(self) -> None:
         """Let the rooms see the facts as they are now; they may change them: repeat until quiet."""
