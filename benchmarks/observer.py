@@ -75,7 +75,9 @@ class Observer:
         while connection.messages:
             message = connection.messages.popleft()
             if message.srvid == SRVID_LEADER and len(message.data) >= 4:
-                self._leader = int.from_bytes(message.data[:4], sys.byteorder)
+                leader = int.from_bytes(message.data[:4], sys.byteorder)
+                # A loser's word that it leads no more may come after the winner's.
+                self._leader = self._leader if leader == _NOBODY else leader
         return {
             "up": True,
             "recmode": recmode,
