@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 from benchmarks.side import NODES, Node
@@ -25,12 +26,16 @@ def ask(flavour: str, minutes: float) -> str:
     """Load one flavour's cluster in every way for so long; what its nodes took for a fault meanwhile."""
     with Stage(flavour) as stage, ExitStack() as stack:
         stage.serve_from_cold()
-        loads = [Node(stage.lab, host) for host in stage.lab.nodes]
-        walks = [Node(stage.lab, host) for host in stage.lab.nodes]
-        for node in (*loads, *walks):
-            stack.callback(node.close)
-            node.ask("attach", name="loaded.tdb")
-        for pnn, node in enumerate(loads):
+
+        def workers() -> list[Node]:
+            made = [Node(stage.lab, host) for host in stage.lab.nodes]
+            for node in made:
+                stack.callback(node.close)
+                node.ask("attach", name="loaded.tdb")
+            return made
+
+        writers, walkers, vacuumers = workers(), workers(), workers()
+        for pnn, node in enumerate(writers):
             node.ask("connect", clients=_CLIENTS, keys=_KEYS, size=100, seed=pnn)
         stage.settle()
         for number in range(_BUSY * (os.cpu_count() or 1)):
@@ -38,17 +43,17 @@ def ask(flavour: str, minutes: float) -> str:
             log = stage.lab.path(host, "/var/log/burn.log")
             stack.callback(stage.lab.spawn(host, [sys.executable, "-c", _BURN], log).close)
         began_ns = time.monotonic_ns()
-        changes = walked = vacuumed = 0
-        while time.monotonic_ns() - began_ns < minutes * 60e9:
-            for node in loads:
-                node.tell("run", duration_s=_SLICE_S)
-            slice_s = time.monotonic()
-            while time.monotonic() - slice_s < _SLICE_S * 0.9:
-                for node in walks:
-                    walked += node.ask("traverse")["records"]
-                    node.ask("vacuum")
-                    vacuumed += 1
-            changes += sum(node.answer()["changes"] for node in loads)
+        end_s = time.monotonic() + minutes * 60
+        with ThreadPoolExecutor(3 * NODES) as pool:
+            changes, walked, vacuumed = (
+                [pool.submit(_repeat, node, end_s, do, count, arguments) for node in nodes]
+                for nodes, do, count, arguments in (
+                    (writers, "run", "changes", {"duration_s": _SLICE_S}),
+                    (walkers, "traverse", "records", {}),
+                    (vacuumers, "vacuum", "runs", {}),
+                )
+            )
+            sums = [sum(each.result() for each in of) for of in (changes, walked, vacuumed)]
         ended_ns = time.monotonic_ns()
         longest_s = stage.clients.longest_s(stage.lab.nodes, began_ns, ended_ns)
         for host in stage.lab.nodes:
@@ -56,11 +61,19 @@ def ask(flavour: str, minutes: float) -> str:
         took_s = (ended_ns - began_ns) / 1e9
         return (
             f"{flavour}, {took_s / 60:.1f} minutes with {_BUSY} busy processes a processor, "
-            f"{changes / took_s:,.0f} changes/s, {walked / took_s:,.0f} records/s traversed, "
-            f"{vacuumed} vacuum runs over {_KEYS:,} records\n"
+            f"{sums[0] / took_s:,.0f} changes/s, {sums[1] / took_s:,.0f} records/s traversed, "
+            f"{sums[2]} full vacuum runs over {_KEYS:,} records\n"
             f"  taken for faults: {_faults(stage.views.history())}; "
             f"longest wait for a record {longest_s:.2f} s"
         )
+
+
+def _repeat(node: Node, end_s: float, do: str, count: str, arguments: dict[str, float]) -> int:
+    """Give a worker one order again and again; the sum of one figure of its answers."""
+    total = 0
+    while time.monotonic() < end_s:
+        total += node.ask(do, **arguments)[count]
+    return total
 
 
 def _faults(history: list[View]) -> str:
