@@ -39,6 +39,7 @@ class Run:
     """What one run has found out.
 
     may_go_on(): asked before each taking; who leads no more has nothing taken.
+    surveyed(): called when all nodes have said what they have; the nodes to rebalance.
     """
 
     def __init__(
@@ -46,14 +47,14 @@ class Run:
         state: State,
         runner: Runner,
         routing: Routing,
-        rebalance: frozenset[int],
         may_go_on: Callable[[], bool],
+        surveyed: Callable[[], frozenset[int]],
     ) -> None:
         self._state = state
         self._runner = runner
         self._routing = routing
-        self._rebalance = rebalance
         self._may_go_on = may_go_on
+        self._surveyed = surveyed
         self._until_s = state.now_s + 3 * max(state.tunables.takeover_timeout, 1)
         self._told: list[tuple[int, Control, Promise[Reply]]] = []
         self.plan = Plan({})
@@ -75,12 +76,13 @@ class Run:
             return
         if not self._goes_on():
             return
+        rebalance = self._surveyed()
         flags = {node.pnn: node.flags for node in state.nodes}
         everywhere = state.tunables.no_ip_host_on_all_disabled == 0
         survey = survey_of(answers, flags, hosts_when_all_disabled=everywhere)
         if survey.is_idle:
             return
-        self.plan = allocate(survey.addresses, self._rules())
+        self.plan = allocate(survey.addresses, self._rules(rebalance))
         transfers = transfers_of(survey, self.plan)
         urgent = [each for each in transfers if each.is_urgent]
         if urgent:
@@ -98,14 +100,14 @@ class Run:
         for pnn, promise in replies:
             self._note(pnn, Control.IPREALLOCATED, await promise)
 
-    def _rules(self) -> Rules:
+    def _rules(self, rebalance: frozenset[int]) -> Rules:
         state = self._state
         return Rules(
             nodes=len(state.nodes),
             algorithm=Algorithm.of(state.tunables.ip_alloc_algorithm),
             no_takeover=bool(state.tunables.no_ip_takeover),
             no_failback=bool(state.tunables.no_ip_failback),
-            rebalance=self._rebalance,
+            rebalance=rebalance,
             hindrances=hindrances_of({node.pnn: node.flags for node in state.nodes}),
         )
 

@@ -61,6 +61,8 @@ class Takeovers:
         self._rebalance: set[int] = set()
         self._seen: tuple[NodeFlag, ...] = ()
         self._last_srvid = 0
+        #: When a node got ban credits last.
+        self._blamed_s: dict[int, float] = {}
         self.wanted = False
         #: Of the last run that this node has made.
         self.plan = Plan({})
@@ -211,10 +213,19 @@ class Takeovers:
 
     async def _run(self) -> None:
         state = self._state
-        self.wanted = False
-        requests, self._requests = self._requests, []
-        rebalance = frozenset(self._rebalance)
-        run = Run(state, self._runner, self._routing, rebalance, self._may_run)
+        requests: list[SrvidMessage] = []
+        rebalance: set[int] = set()
+
+        def surveyed() -> frozenset[int]:
+            # Whatever was asked for so far is in what the nodes have said since, and in their flags.
+            self.wanted = False
+            requests.extend(self._requests)
+            self._requests = []
+            rebalance.update(self._rebalance)
+            return frozenset(rebalance)
+
+        surveyed()
+        run = Run(state, self._runner, self._routing, self._may_run, surveyed)
         try:
             if state.config.moves_addresses:
                 await run.move()
@@ -240,10 +251,19 @@ class Takeovers:
             words = "; ".join(f"node {pnn}: {why}" for pnn, why in sorted(run.failures.items()))
             state.log(LogLevel.ERROR, f"takeover run failed: {words}")
             self._retry_s = state.now_s + max(state.tunables.recover_interval, 1)
-            culprit = run.culprit()
-            if culprit is not None and state.is_leader:
-                self._blame(culprit, f"a takeover run failed: {run.failures[culprit]}")
+            self._find_fault(run)
         self._answer(requests, _AGAIN if run.failures else state.pnn)
+
+    def _find_fault(self, run: Run) -> None:
+        """Give the node that spoilt a run its credits; not twice for what went wrong at the same time."""
+        state = self._state
+        culprit = run.culprit()
+        if culprit is None or not state.is_leader:
+            return
+        blamed_s = self._blamed_s.get(culprit)
+        if blamed_s is None or state.now_s - blamed_s >= max(state.tunables.recover_interval, 1):
+            self._blamed_s[culprit] = state.now_s
+            self._blame(culprit, f"a takeover run failed: {run.failures[culprit]}")
 
     def _answer(self, requests: list[SrvidMessage], result: int) -> None:
         for request in requests:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ctdbpy.core.effects import Effect, Exit, Log, LogLevel, RemoveAddress
-from ctdbpy.core.inputs import MessageArrived, PublicAddress, ShutdownAsked, TimeElapsed
+from ctdbpy.core.inputs import Input, MessageArrived, PublicAddress, ShutdownAsked, TimeElapsed
 from ctdbpy.core.state import Quorum
 from ctdbpy.wire.codecs import I32, U32
 from ctdbpy.wire.constants import NodeFlag
@@ -74,6 +74,11 @@ class Addressed(Cluster):
         assert sorted(holders) == sorted(ADDRESSES)
         for address, (pnn,) in holders.items():
             assert self.nodes[pnn].node.rooms.addresses.table.entries[address].pnn == pnn
+
+    def give_all(self, pnn: int, happened: list[Input]) -> None:
+        """Inputs of one node, one right after the other: what follows from them comes later."""
+        self._queue += [(pnn, each) for each in happened]
+        self._deliver()
 
     @property
     def leader(self) -> int:
@@ -218,6 +223,26 @@ def test_who_spoils_runs_gets_ban_credits() -> None:
     cluster.advance(0.1)
     assert cluster.counts()[node] == 0
     cluster.check_hosted()
+
+
+def test_what_goes_wrong_in_two_runs_at_once_counts_once() -> None:
+    cluster = Addressed()
+    leader = cluster.leader
+    node = (leader + 1) % 3
+    cluster.nodes[node].verdicts["ipreallocated"] = (errno.ENOEXEC, "91.lvs failed")
+    for _ in range(3):
+        cluster.message(SRVID_TAKEOVER_RUN, SrvidMessage(0, 0).pack())
+    assert cluster.nodes[leader].node.rooms.bans.credits_of(node) == 3
+
+
+def test_who_asks_while_nodes_are_asked_is_served_with_them() -> None:
+    cluster = Addressed()
+    for harness in cluster.nodes:
+        harness.events.clear()
+    run = MessageArrived(0, SRVID_TAKEOVER_RUN, SrvidMessage(0, 0).pack())
+    cluster.give_all(cluster.leader, [run, run, run])
+    for harness in cluster.nodes:
+        assert [event.name for event in harness.events] == ["ipreallocated"]
 
 
 def test_an_address_that_cannot_be_released_stays_and_holds_no_other_up() -> None:
@@ -475,7 +500,7 @@ def test_each_address_is_in_one_place_whatever_fails(seed: int) -> None:
             except AssertionError as error:
                 raise AssertionError(f"seed {seed}, {number}: after {name}") from error
         repair()
-        cluster.advance(40)
+        cluster.advance(20)
         try:
             cluster.check_hosted()
         except AssertionError as error:
