@@ -55,14 +55,15 @@ def _thaw(rooms: Rooms, database: Database) -> _Answer:
     if rooms.state.is_inactive:
         # A recovery that began before this node was banned or stopped: it would move without the others.
         return refuse(f"cannot thaw {database.name!r}: this node is banned or stopped")
-    if rooms.state.suspended and rooms.standing.obstacle():
+    if rooms.state.suspended:
         return _thaw_late(rooms, database)
     return rooms.freezes.thaw(database)
 
 
 async def _thaw_late(rooms: Rooms, database: Database) -> Reply:
-    if obstacle := await rooms.standing.lasting_obstacle(rooms.runner):
-        # Of a recovery whose leader has given this node up meanwhile.
+    obstacle = await rooms.standing.lasting_obstacle(rooms.runner)
+    # Of a recovery whose leader has given this node up meanwhile: only another one will do.
+    if obstacle := obstacle or rooms.state.recovery_wanted:
         return refuse(f"cannot thaw {database.name!r}: this node must not serve: {obstacle}")
     return await rooms.freezes.thaw(database)
 
