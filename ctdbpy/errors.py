@@ -7,6 +7,7 @@
     ├── StoreError         a TDB file that cannot be opened, read or written
     ├── HostError          the machine refused: socket, process, address, privilege
     ├── ClientError        the daemon refused a request, or cannot be reached
+    ├── ServiceError       a service is not well, or an event script cannot do what an event asks
     └── LabError           the cluster of namespaces could not be built or driven
 
 Messages read `cannot <verb> <what>: <reason>`, with values quoted.
@@ -37,6 +38,10 @@ class HostError(CtdbpyError):
 
 class ClientError(CtdbpyError):
     """A daemon refused a request or cannot be reached."""
+
+
+class ServiceError(CtdbpyError):
+    """A service is not well, or cannot be started, stopped or moved; the message is the event's one line."""
 
 
 class LabError(CtdbpyError):

@@ -264,7 +264,12 @@ def script_environment(
     """What scripts find in their environment, upstream's variables among it."""
     names = {level: name for name, level in LOG_LEVELS.items()}
     level = max(level for level in names if level <= log_level)
-    own = {"CTDB_LOGGING": log_location, "CTDB_DEBUGLEVEL": names[level]}
+    own = {
+        "CTDB_LOGGING": log_location,
+        "CTDB_DEBUGLEVEL": names[level],
+        # With this interpreter scripts reach the daemon's own package (`ctdbpy.services`).
+        "CTDBPY_PYTHON": sys.executable,
+    }
     if is_interactive:
         own["CTDB_INTERACTIVE"] = "true"
     return {"CTDB_BASE": str(base), **environ, **own}

@@ -6,6 +6,8 @@ Both flavours read the same files in /etc/ctdb and are asked with Debian's `ctdb
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -28,8 +30,9 @@ _FIRST_UID = 20001
 class Cluster:
     """The cluster daemon on every node of a lab. `flavour` says whose: "debian" or "ctdbpy".
 
-    `events` keeps the event scripts that Debian enables; without them no script runs. `public_addresses`,
-    written as "10.78.0.200/24", are for every node's public side.
+    `events` keeps the event scripts that Debian enables; without them no script runs. `scripts` are our own
+    event scripts by name ("50.samba"), on either flavour, with `options` as their script.options.
+    `public_addresses`, written as "10.78.0.200/24", are for every node's public side.
     """
 
     def __init__(
@@ -38,6 +41,8 @@ class Cluster:
         flavour: str,
         *,
         events: bool = False,
+        scripts: Sequence[str] = (),
+        options: Mapping[str, str] | None = None,
         public_addresses: Sequence[str] = (),
         tunables: Mapping[str, int] | None = None,
         log_level: str = "NOTICE",
@@ -50,6 +55,8 @@ class Cluster:
         self.lab = lab
         self.flavour = flavour
         self._events = events
+        self._scripts = list(scripts)
+        self._options = dict(options or {})
         self._public_addresses = list(public_addresses)
         self._tunables = dict(tunables or {})
         self._log_level = log_level
@@ -76,6 +83,8 @@ class Cluster:
             if not self._events:
                 for script in etc.glob("events/legacy/*"):
                     script.unlink()
+            if self._scripts:
+                self._install_scripts(etc)
 
     def start(self, host: str) -> None:
         """Start the daemon; it is not ready yet (see `wait_healthy`)."""
@@ -176,6 +185,19 @@ class Cluster:
         return "\n".join("\n".join(text.splitlines()[-lines:]) for text in texts)
 
     # --- private ----------------------------------------------------------------------------------
+
+    def _install_scripts(self, etc: Path) -> None:
+        own = Path(__file__).resolve().parents[2] / "eventscripts"
+        legacy = etc / "events" / "legacy"
+        legacy.mkdir(parents=True, exist_ok=True)
+        shutil.copy(own / "functions", etc / "functions")
+        for script in self._scripts:
+            (legacy / f"{script}.script").unlink(missing_ok=True)
+            shutil.copy(own / f"{script}.script", legacy)
+        # A script of ours that a daemon of the other flavour runs finds the package by itself.
+        options = {"CTDBPY_PYTHON": sys.executable, "PYTHONPATH": str(own.parent), **self._options}
+        lines = "".join(f"{name}={shlex.quote(value)}\n" for name, value in options.items())
+        (etc / "script.options").write_text(lines, encoding="utf-8")
 
     def _program(self) -> tuple[list[str], dict[str, str]]:
         if self.flavour == "debian":

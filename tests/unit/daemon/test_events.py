@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -272,11 +273,17 @@ def test_scripts_find_upstreams_variables() -> None:
         "CTDB_BASE": "/etc/ctdb",
         "CTDB_LOGGING": "syslog",
         "CTDB_DEBUGLEVEL": "NOTICE",
+        "CTDBPY_PYTHON": sys.executable,
         "CTDB_INTERACTIVE": "true",
     }
     assert script_environment(
         {"CTDB_BASE": "/tmp/x"}, base=Path("/etc/ctdb"), log_location="", log_level=0, is_interactive=False
-    ) == {"CTDB_BASE": "/tmp/x", "CTDB_LOGGING": "", "CTDB_DEBUGLEVEL": "ERROR"}
+    ) == {
+        "CTDB_BASE": "/tmp/x",
+        "CTDB_LOGGING": "",
+        "CTDB_DEBUGLEVEL": "ERROR",
+        "CTDBPY_PYTHON": sys.executable,
+    }
 
 
 class Asker:
