@@ -33,13 +33,16 @@ from ctdbpy.wire.structures import PublicIpList
 
 #: Of so many moved addresses the story keeps the reasons; the log has all.
 NOTES_MAX: Final = 20
+#: Nodes are asked so often for things that happen meanwhile; what still happens then has a run of its own.
+SURVEYS_MAX: Final = 3
 
 
 class Run:
     """What one run has found out.
 
     may_go_on(): asked before each taking; who leads no more has nothing taken.
-    surveyed(): called when all nodes have said what they have; the nodes to rebalance.
+    take_up(): called before nodes are asked: this run does what was wanted so far; the nodes to rebalance.
+    has_news(): whether something has been wanted since.
     """
 
     def __init__(
@@ -48,13 +51,15 @@ class Run:
         runner: Runner,
         routing: Routing,
         may_go_on: Callable[[], bool],
-        surveyed: Callable[[], frozenset[int]],
+        take_up: Callable[[], frozenset[int]],
+        has_news: Callable[[], bool],
     ) -> None:
         self._state = state
         self._runner = runner
         self._routing = routing
         self._may_go_on = may_go_on
-        self._surveyed = surveyed
+        self._take_up = take_up
+        self._has_news = has_news
         self._until_s = state.now_s + 3 * max(state.tunables.takeover_timeout, 1)
         self._told: list[tuple[int, Control, Promise[Reply]]] = []
         self.plan = Plan({})
@@ -69,14 +74,18 @@ class Run:
     async def move(self) -> None:
         """Have every address where it should be, as far as nodes do their part."""
         state = self._state
-        nodes = state.connected()
-        answers = await self._ask(nodes)
-        if answers is None:
-            self.is_blind = True
-            return
-        if not self._goes_on():
-            return
-        rebalance = self._surveyed()
+        # What a node said before something happened to it is not so any more.
+        for _ in range(SURVEYS_MAX):
+            rebalance = self._take_up()
+            nodes = state.connected()
+            answers = await self._ask(nodes)
+            if answers is None:
+                self.is_blind = True
+                return
+            if not self._goes_on():
+                return
+            if not self._has_news():
+                break
         flags = {node.pnn: node.flags for node in state.nodes}
         everywhere = state.tunables.no_ip_host_on_all_disabled == 0
         survey = survey_of(answers, flags, hosts_when_all_disabled=everywhere)

@@ -216,16 +216,18 @@ class Takeovers:
         requests: list[SrvidMessage] = []
         rebalance: set[int] = set()
 
-        def surveyed() -> frozenset[int]:
-            # Whatever was asked for so far is in what the nodes have said since, and in their flags.
+        def take_up() -> frozenset[int]:
             self.wanted = False
             requests.extend(self._requests)
             self._requests = []
             rebalance.update(self._rebalance)
             return frozenset(rebalance)
 
-        surveyed()
-        run = Run(state, self._runner, self._routing, self._may_run, surveyed)
+        def has_news() -> bool:
+            return self.wanted or bool(self._requests)
+
+        take_up()
+        run = Run(state, self._runner, self._routing, self._may_run, take_up, has_news)
         try:
             if state.config.moves_addresses:
                 await run.move()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ctdbpy.core.effects import Effect, Exit, Log, LogLevel, RemoveAddress
+from ctdbpy.core.effects import Effect, Exit, Log, LogLevel, RemoveAddress, ReplyToNode
 from ctdbpy.core.inputs import Input, MessageArrived, PublicAddress, ShutdownAsked, TimeElapsed
 from ctdbpy.core.state import Quorum
 from ctdbpy.wire.codecs import I32, U32
@@ -36,6 +36,9 @@ class Addressed(Cluster):
     """A cluster with public addresses, healthy, that never has one twice."""
 
     def __init__(self, count: int = 3, **changes: Any) -> None:
+        #: After so many answers of this node to others something happens.
+        self.answering, self.interrupted_after, self._answers = -1, 0, 0
+        self.interrupt: Callable[[], object] = lambda: None
         super().__init__(count, **({"public_addresses": LINES} | MAJORITY | changes))
         for harness in self.nodes:
             harness.give(harness.host.seen())
@@ -43,6 +46,10 @@ class Addressed(Cluster):
 
     def _send_all(self, harness: Harness, effects: list[Effect]) -> None:
         super()._send_all(harness, effects)
+        if harness.config.pnn == self.answering and of_kind(effects, ReplyToNode):
+            self._answers += 1
+            if self._answers == self.interrupted_after:
+                self.interrupt()
         twice = {address: pnns for address, pnns in self.holders().items() if len(pnns) > 1}
         assert not twice, twice
 
@@ -243,6 +250,22 @@ def test_who_asks_while_nodes_are_asked_is_served_with_them() -> None:
     cluster.give_all(cluster.leader, [run, run, run])
     for harness in cluster.nodes:
         assert [event.name for event in harness.events] == ["ipreallocated"]
+
+
+@pytest.mark.parametrize("answers", range(4))
+def test_who_can_serve_again_after_it_was_asked_is_asked_anew(answers: int) -> None:
+    cluster = Addressed()
+    node = min(pnn for pnn in range(3) if pnn != cluster.leader)
+    cluster.ask(node, Control.DISABLE_NODE)
+    cluster.advance(2)
+    assert cluster.counts()[node] == 0
+    cluster.answering, cluster.interrupted_after = node, answers
+    cluster.interrupt = lambda: cluster.send(node, Control.ENABLE_NODE)
+    cluster.give(cluster.leader, MessageArrived(0, SRVID_TAKEOVER_RUN, SrvidMessage(0, 0).pack()))
+    if not answers:
+        cluster.interrupt()
+    cluster.advance(2)
+    assert cluster.counts() == [4, 4, 4]
 
 
 def test_an_address_that_cannot_be_released_stays_and_holds_no_other_up() -> None:
