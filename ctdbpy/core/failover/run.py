@@ -74,18 +74,21 @@ class Run:
     async def move(self) -> None:
         """Have every address where it should be, as far as nodes do their part."""
         state = self._state
-        # What a node said before something happened to it is not so any more.
-        for _ in range(SURVEYS_MAX):
+        rebalance = self._take_up()
+        nodes = state.connected()
+        answers = await self._ask(nodes)
+        for _ in range(SURVEYS_MAX - 1):
+            if answers is None or not self._goes_on() or not self._has_news():
+                break
+            # What a node said before something happened to it is not so any more.
             rebalance = self._take_up()
             nodes = state.connected()
             answers = await self._ask(nodes)
-            if answers is None:
-                self.is_blind = True
-                return
-            if not self._goes_on():
-                return
-            if not self._has_news():
-                break
+        if answers is None:
+            self.is_blind = True
+            return
+        if not self._goes_on():
+            return
         flags = {node.pnn: node.flags for node in state.nodes}
         everywhere = state.tunables.no_ip_host_on_all_disabled == 0
         survey = survey_of(answers, flags, hosts_when_all_disabled=everywhere)
