@@ -42,6 +42,12 @@ class Event:
             environ,
         )
 
+    def keep(self, service: str) -> Path:
+        """The directory where a service keeps what its next event has to know; made if it is not there."""
+        directory = self.state / service
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+
     # -- options: each that is not understood gives one clear line ---------------------------------
 
     def text(self, option: str, default: str = "") -> str:

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which public addresses this node has right now, and who listens on them, from files of the kernel.
+
+The kernel is asked and not the daemon: a check has to know what clients meet here at this moment, it costs a
+millisecond, and it is the same on whichever daemon runs the script.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import sys
+from pathlib import Path
+from typing import Final
+
+from ctdbpy.services.event import Event
+
+_LISTENS: Final = "0A"
+_NET: Final = Path("/proc/net")
+
+
+def public(event: Event) -> list[str]:
+    """The public addresses that this node may have, in the order of the file."""
+    try:
+        text = (event.base / "public_addresses").read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in text.splitlines():
+        word = line.strip().partition("/")[0]
+        try:
+            found.append(str(ipaddress.ip_address(word)))
+        except ValueError:
+            pass  # A comment, or a line that the daemon has complained about.
+    return found
+
+
+def hosted(event: Event, net: Path = _NET) -> list[str]:
+    """The public addresses that this node has on its interfaces."""
+    here = local(net)
+    return [address for address in public(event) if address in here]
+
+
+def local(net: Path = _NET) -> set[str]:
+    """Every address of this machine, as text."""
+    found = set()
+    # "|-- 192.0.2.1" and, below it, "/32 host LOCAL".
+    pairs = re.findall(r"\|-- (\S+)\n\s+/32 host LOCAL", _read(net / "fib_trie"))
+    found.update(pairs)
+    for line in _read(net / "if_inet6").splitlines():
+        found.add(str(ipaddress.IPv6Address(bytes.fromhex(line.split()[0]))))
+    return found
+
+
+def listeners(port: int, net: Path = _NET) -> list[str]:
+    """The addresses on which somebody listens at this TCP port; "0.0.0.0" and "::" are all of a family."""
+    found = []
+    for name in ("tcp", "tcp6"):
+        for line in _read(net / name).splitlines()[1:]:
+            words = line.split()
+            address, _, number = words[1].partition(":")
+            if words[3] == _LISTENS and int(number, 16) == port:
+                found.append(_text(address))
+    return found
+
+
+def _text(words: str) -> str:
+    """An address as the kernel prints it there: each group of 4 bytes in the machine's own order."""
+    raw = b"".join(int(words[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(words), 8))
+    return str(ipaddress.ip_address(raw))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except FileNotFoundError:
+        return ""  # a kernel without IPv6
