@@ -114,6 +114,7 @@ class Node:
             case LinkUp(pnn):
                 rooms.links.up(pnn)
                 rooms.election.link_up(pnn)
+                rooms.connections.link_up(pnn)
             case LinkDown(pnn, reason):
                 self._link_down(pnn, reason)
             case NodeSeen(pnn):

@@ -2,7 +2,7 @@
 """Clients' TCP connections to public addresses: all nodes know them, for the next one to wake the clients.
 
 Whoever serves an address tells new connections at once (TCP_ADD) and the whole list when it has changed,
-each TickleUpdateInterval, and to a node that has just started.
+each TickleUpdateInterval, and to a node that has just started or was out of reach.
 
 Source: reference/ctdb.md 5.6 (44, 45, 46, 47, 55, 56, 126, 159, 160), 7.15.
 """
@@ -142,10 +142,16 @@ class Connections:
         for entry in self._table.here.values():
             self._tell(entry)
 
-    def _tell(self, entry: Entry) -> None:
-        self._table.news.discard(entry.address)
+    def link_up(self, pnn: int) -> None:
+        """A node can be reached again: it has not heard of the connections made meanwhile."""
+        for entry in self._table.here.values():
+            self._tell(entry, pnn)
+
+    def _tell(self, entry: Entry, destnode: int = BROADCAST_CONNECTED) -> None:
+        if destnode == BROADCAST_CONNECTED:
+            self._table.news.discard(entry.address)
         tickles = TickleList(SockAddr(entry.address), tuple(entry.connections))
-        self._routing.tell(BROADCAST_CONNECTED, Control.SET_TCP_TICKLE_LIST, tickles.pack(), others_only=True)
+        self._routing.tell(destnode, Control.SET_TCP_TICKLE_LIST, tickles.pack(), others_only=True)
 
     def settle(self) -> None:
         """See whether there is something to tell."""

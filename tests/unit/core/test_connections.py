@@ -9,7 +9,7 @@ import pytest
 
 from ctdbpy.core.effects import AnnounceAddress, Effect, SendControl
 from ctdbpy.core.failover import connections
-from ctdbpy.core.inputs import LinkUp, NodeControlArrived, PublicAddress
+from ctdbpy.core.inputs import LinkDown, LinkUp, NodeControlArrived, PublicAddress
 from ctdbpy.wire.constants import ControlFlag
 from ctdbpy.wire.controls import Control
 from ctdbpy.wire.packets import ReqControl
@@ -127,6 +127,15 @@ def test_changed_lists_are_told_now_and_then_and_all_to_a_node_that_starts() -> 
     assert told(harness.advance(60), Control.SET_TCP_TICKLE_LIST) == []
     effects = from_node(harness, Control.STARTUP, b"")
     assert told(effects, Control.SET_TCP_TICKLE_LIST) == [(1, whole), (2, whole)]
+
+
+def test_who_was_out_of_reach_is_told_of_connections_made_meanwhile() -> None:
+    harness = member()
+    harness.give(LinkDown(2, "cut"))
+    harness.ask(Control.TCP_ADD, tcp(1).pack())
+    effects = harness.give(LinkUp(2))
+    whole = TickleList(SockAddr(ONE), (tcp(1),)).pack()
+    assert told(effects, Control.SET_TCP_TICKLE_LIST) == [(2, whole)]
 
 
 def test_a_list_from_elsewhere_replaces_what_is_known_of_an_address_that_is_not_here() -> None:
