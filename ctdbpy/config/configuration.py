@@ -1,10 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""All of an administrator's files together: what the daemon starts with."""
+"""All that an administrator has written for one node: what the daemon starts with."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 
+from ctdbpy.config.cluster_file import ClusterFile, ClusterNode, ScriptOption
+from ctdbpy.config.cluster_reader import read_cluster
+from ctdbpy.config.cluster_settings import own_node, public_addresses_for, settings_for, tunables_for
+from ctdbpy.config.files import read_text
 from ctdbpy.config.nodes import NodeAddress, address_not_listed, load_nodes, node_port
 from ctdbpy.config.paths import Paths
 from ctdbpy.config.public_addresses import PublicAddress, load_public_addresses
@@ -21,6 +28,8 @@ class Configuration:
 
     `paths` already carries the directories that the settings name; `port` is that of the node links;
     `quorum` is decided (never AUTO); `warnings` are for the log, once it is open.
+    cluster: the cluster file, if that is what counts. script_options: those it has; None with
+    upstream's files, which scripts read themselves.
     """
 
     settings: Settings
@@ -31,10 +40,57 @@ class Configuration:
     port: int
     quorum: Quorum
     warnings: tuple[str, ...]
+    script_options: tuple[ScriptOption, ...] | None = None
+    cluster: ClusterFile | None = field(default=None, compare=False)
+
+    @property
+    def public_addresses_source(self) -> str:
+        """What the public addresses came from, as errors name it."""
+        return self.cluster.source if self.cluster is not None else str(self.paths.public_addresses)
 
 
-def load(paths: Paths) -> Configuration:
-    """Read everything. Wrong tunables are warnings; ConfigError lists all else that is wrong, at once."""
+def load(paths: Paths, *, number: int | None = None) -> Configuration:
+    """Read everything: the cluster file if it is there, upstream's files else.
+
+    number: which node of the cluster file this host is, if that is known. In upstream's files wrong tunables
+    are warnings. ConfigError lists all else that is wrong, at once.
+    """
+    text = read_text(paths.cluster)
+    if text is None:
+        return load_files(paths)
+    return load_cluster(text, str(paths.cluster), paths, number=number)
+
+
+def load_cluster(text: str, source: str, paths: Paths, *, number: int | None = None) -> Configuration:
+    """Use the text of a cluster file, for the node of this number or the one that this host is."""
+    file = read_cluster(text, source)
+    node = own_node(file, paths.own_node) if number is None else file.node(number)
+    if node is None:
+        raise ConfigError(f"cannot use '{source}': it has no node {number}; this node is that one")
+    return configure(file, node, paths)
+
+
+def configure(file: ClusterFile, node: ClusterNode, paths: Paths) -> Configuration:
+    """What a cluster file means for one of its nodes. Raises ConfigError."""
+    settings = settings_for(file, node, paths.etc)
+    nodes = file.node_addresses()
+    quorum = settings.quorum_for(sum(not each.deleted for each in nodes))
+    return Configuration(
+        settings=settings,
+        nodes=nodes,
+        public_addresses=public_addresses_for(file, node.number),
+        tunables=tunables_for(file, node),
+        paths=paths.with_settings(settings),
+        port=node_port(settings.port),
+        quorum=quorum,
+        warnings=(*_unread(paths), *_unprotected(nodes, quorum)),
+        script_options=file.services,
+        cluster=file,
+    )
+
+
+def load_files(paths: Paths) -> Configuration:
+    """Read upstream's files."""
     settings, warnings = load_ctdb_conf(paths.conf)
     paths = paths.with_settings(settings)
     problems: list[str] = []
@@ -50,7 +106,7 @@ def load(paths: Paths) -> Configuration:
         public_addresses = load_public_addresses(paths.public_addresses)
     except ConfigError as error:
         problems.append(str(error))
-    problems += _private_and_public(nodes, public_addresses)
+    problems += _private_and_public(nodes, public_addresses, paths.public_addresses)
     if problems:
         raise ConfigError("\n".join(problems))
     tunables, tunable_errors = load_tunables(paths.tunables, paths.tunables_directory)
@@ -67,15 +123,43 @@ def load(paths: Paths) -> Configuration:
     )
 
 
-def _private_and_public(nodes: tuple[NodeAddress, ...], public: tuple[PublicAddress, ...]) -> list[str]:
+def host_problems(configuration: Configuration) -> tuple[str, ...]:
+    """What does not fit this host: interfaces that it does not have."""
+    known = {name for _index, name in socket.if_nameindex()}
+    source = configuration.public_addresses_source
+    return tuple(
+        f"{source}:{each.line}: there is no interface '{name}' for '{each.address}' on this host; "
+        f"it has {', '.join(sorted(known))}"
+        for each in configuration.public_addresses
+        for name in each.interfaces
+        if name not in known
+    )
+
+
+def _private_and_public(
+    nodes: tuple[NodeAddress, ...], public: tuple[PublicAddress, ...], source: Path
+) -> list[str]:
     """An address that moves cannot also be the fixed one of a node: the node would lose its links with it."""
     private = {node.address: node.pnn for node in nodes if not node.deleted}
     return [
-        f"cannot use public address '{one.address}': it is the private address of node "
+        f"{source}:{one.line}: cannot use public address '{one.address}': it is the private address of node "
         f"{private[one.address]}; take it out of the public_addresses file"
         for one in public
         if one.address in private
     ]
+
+
+def _unread(paths: Paths) -> Iterator[str]:
+    """Upstream's files beside the cluster file, which alone counts."""
+    files = (paths.conf, Path(paths.nodes), paths.public_addresses, paths.tunables)
+    found = [str(path) for path in files if path.exists()]
+    if found:
+        yield f"'{paths.cluster}' counts; not read: {', '.join(found)}"
+    if paths.script_options.exists():
+        yield (
+            f"event scripts read '{paths.script_options}' after the services of '{paths.cluster}': "
+            "move it away once 'ctdbctl config import' has taken it over"
+        )
 
 
 def _unprotected(nodes: tuple[NodeAddress, ...], quorum: Quorum) -> list[str]:

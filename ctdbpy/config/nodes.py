@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,6 +31,10 @@ class NodeAddress:
     pnn: int
     address: str
     deleted: bool = False
+    line: int = field(default=0, compare=False)
+    """Where it stands in its file; 0 nowhere."""
+    name: str = field(default="", compare=False)
+    """What administrators call it; the nodes file has none."""
 
 
 def load_nodes(source: str | Path) -> tuple[NodeAddress, ...]:
@@ -62,7 +66,7 @@ def parse_nodes(text: str, source: str) -> tuple[NodeAddress, ...]:
             continue
         pnn = len(nodes)
         if line.startswith("#"):
-            nodes.append(NodeAddress(pnn, DELETED_ADDRESS, deleted=True))
+            nodes.append(NodeAddress(pnn, DELETED_ADDRESS, deleted=True, line=number))
             continue
         address = parse_address(line)
         if address is None:
@@ -75,7 +79,7 @@ def parse_nodes(text: str, source: str) -> tuple[NodeAddress, ...]:
         else:
             seen[address] = number
         # A wrong line still takes its pnn, so that later lines are judged as they count once it is mended.
-        nodes.append(NodeAddress(pnn, address or line))
+        nodes.append(NodeAddress(pnn, address or line, line=number))
     if not problems and not seen:
         problems.append(f"{source}: it names no node; write the private address of every node, one on a line")
     if problems:

@@ -15,8 +15,9 @@ from ctdbpy.errors import ConfigError
 class Paths:
     """Files and directories of one daemon.
 
-    `nodes` is a file, or `!` and a command. In test mode (several daemons of one test on one machine) there
-    is also no real-time scheduling, no memory lock and no check of addresses.
+    `nodes` is a file, or `!` and a command; `cluster` counts instead of upstream's files, where it is there.
+    In test mode (several daemons of one test on one machine) there is also no real-time scheduling, no memory
+    lock and no check of addresses.
     Source: common/path.c of 4.17 for names and environment variables.
     """
 
@@ -30,6 +31,7 @@ class Paths:
     volatile: Path
     persistent: Path
     state: Path
+    cluster: Path = Path("/etc/ctdbpy/cluster.yaml")
     test_mode: bool = False
 
     @classmethod
@@ -70,6 +72,7 @@ class Paths:
             volatile=var / "volatile",
             persistent=var / "persistent",
             state=var / "state",
+            cluster=(etc if test_mode else Path("/etc/ctdbpy")) / "cluster.yaml",
             test_mode=test_mode,
         )
 
@@ -102,6 +105,16 @@ class Paths:
     def public_addresses(self) -> Path:
         """The public IPs this node may host."""
         return self.etc / "public_addresses"
+
+    @property
+    def own_node(self) -> Path:
+        """Says by number or name which node of the cluster file this is, where addresses do not."""
+        return self.cluster.with_name("node")
+
+    @property
+    def script_options(self) -> Path:
+        """Variables for event scripts, which read the file themselves."""
+        return self.etc / "script.options"
 
     @property
     def event_scripts(self) -> Path:

@@ -7,7 +7,7 @@ Source: ctdb(7) "PUBLIC ADDRESSES". Whether the interfaces exist is for the host
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ctdbpy.config.addresses import parse_address, why_not_an_address
@@ -25,6 +25,8 @@ class PublicAddress:
     address: str
     prefix: int
     interfaces: tuple[str, ...]
+    line: int = field(default=0, compare=False)
+    """Where it stands in its file."""
 
 
 def load_public_addresses(path: Path) -> tuple[PublicAddress, ...]:
@@ -49,24 +51,40 @@ def parse_public_addresses(text: str, source: str) -> tuple[PublicAddress, ...]:
                 f"{source}:{number}: '{result.address}' is there already; each address has one line"
             )
         else:
-            found[result.address] = result
+            found[result.address] = replace(result, line=number)
     if problems:
         raise ConfigError("cannot load the public addresses: " + "\n".join(problems))
     return tuple(found.values())
 
 
-def _parse_line(line: str) -> PublicAddress | str:
-    """Return the value, or what is wrong with the line and how to mend it."""
-    words = line.split()
-    text, slash, bits = words[0].rpartition("/")
+def parse_address_with_prefix(text: str) -> tuple[str, int] | str:
+    """Return address and prefix length of ADDRESS/BITS, or what is wrong with it and how to mend it."""
+    host, slash, bits = text.rpartition("/")
     if not slash:
-        return "the prefix length is missing; write ADDRESS/BITS INTERFACE"
-    address = parse_address(text)
+        return "the prefix length is missing; write ADDRESS/BITS"
+    address = parse_address(host)
     if address is None:
-        return f"'{text}': {why_not_an_address(text)}"
+        return f"'{host}': {why_not_an_address(host)}"
     bits_max = 128 if ":" in address else 32
     if not re.fullmatch("[0-9]{1,3}", bits) or int(bits) > bits_max:
         return f"'{bits}' is not a prefix length from 0 to {bits_max}"
+    return address, int(bits)
+
+
+def why_not_interfaces(names: tuple[str, ...]) -> str | None:
+    """Say why these names cannot be those of an address's interfaces; None: they can."""
+    for name in names:
+        if not name or len(name) > INTERFACE_NAME_MAX or "/" in name or name.split() != [name]:
+            return f"'{name}' cannot be an interface name"
+    return "an interface is named twice" if len(set(names)) < len(names) else None
+
+
+def _parse_line(line: str) -> PublicAddress | str:
+    """Return the value, or what is wrong with the line and how to mend it."""
+    words = line.split()
+    parsed = parse_address_with_prefix(words[0])
+    if isinstance(parsed, str):
+        return f"{parsed} INTERFACE" if parsed.endswith("ADDRESS/BITS") else parsed
     match words[1:]:
         case []:
             return "the interface is missing; write ADDRESS/BITS INTERFACE[,INTERFACE...]"
@@ -74,9 +92,5 @@ def _parse_line(line: str) -> PublicAddress | str:
             interfaces = tuple(names.split(","))
         case _:
             return "nothing may follow the interfaces; divide them by commas without blanks"
-    for name in interfaces:
-        if not name or len(name) > INTERFACE_NAME_MAX or "/" in name:
-            return f"'{name}' cannot be an interface name"
-    if len(set(interfaces)) < len(interfaces):
-        return "an interface is named twice"
-    return PublicAddress(address, int(bits), interfaces)
+    problem = why_not_interfaces(interfaces)
+    return problem if problem is not None else PublicAddress(*parsed, interfaces)

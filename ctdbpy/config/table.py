@@ -43,6 +43,8 @@ class SettingSpec:
     own: bool = False
     newest: bool = False
     """Newest master has it and 4.17 does not."""
+    shared: bool = False
+    """Nodes that differ in it do harm to each other."""
 
 
 _BOOL = "true, yes, false, no"
@@ -84,6 +86,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
             "late, 3 wrong), keeps running as long as it does, and gives it back on SIGTERM."
         ),
         read_string,
+        shared=True,
     ),
     SettingSpec(
         "cluster",
@@ -111,6 +114,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
         "5",
         "Time without a word from the leader after which a node calls an election.",
         read_integer(1),
+        shared=True,
     ),
     SettingSpec(
         "cluster",
@@ -129,6 +133,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
         "tcp",
         "How nodes talk to each other.",
         read_transport,
+        shared=True,
     ),
     SettingSpec(
         "cluster",
@@ -153,6 +158,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
         ),
         read_quorum,
         own=True,
+        shared=True,
     ),
     SettingSpec(
         "cluster",
@@ -163,6 +169,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
         "TCP port of the node links. The same on all nodes.",
         read_port,
         own=True,
+        shared=True,
     ),
     SettingSpec(
         "database",
@@ -211,6 +218,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
         "true",
         "Robust mutexes instead of file locks for volatile databases.",
         read_boolean,
+        shared=True,
     ),
     SettingSpec(
         "event",
@@ -229,6 +237,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
         "false",
         "Never move public addresses.",
         read_boolean,
+        shared=True,
     ),
     SettingSpec(
         "failover",
@@ -239,6 +248,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
         "Put public addresses on interfaces. If false, something else does: events and `ctdb ip` tell where.",
         read_boolean,
         own=True,
+        shared=True,
     ),
     SettingSpec(
         "failover",
@@ -249,6 +259,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
         "Addresses move after event scripts have run, not before. auto: if an NFS event script is enabled.",
         read_automatic,
         own=True,
+        shared=True,
     ),
     SettingSpec(
         "failover",

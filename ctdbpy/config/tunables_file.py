@@ -62,16 +62,16 @@ def _apply(tunables: Tunables, text: str, source: str, errors: list[str]) -> Tun
                     f"{source}:{line}: '[{name}]' is ignored: this file has no sections; remove the line"
                 )
             case Option(line, name, value):
-                number = _value_of(name, value)
-                if isinstance(number, str):
-                    errors.append(f"{source}:{line}: '{name}' is ignored: {number}")
+                found = read_tunable(name, value)
+                if isinstance(found, str):
+                    errors.append(f"{source}:{line}: '{name}' is ignored: {found}")
                 else:
-                    tunables = tunables.replaced(_SPECS[name.lower()].name, number)
+                    tunables = tunables.replaced(*found)
     return tunables
 
 
-def _value_of(name: str, value: str | None) -> int | str:
-    """Return the number to set, or what is wrong with the line and how to mend it."""
+def read_tunable(name: str, value: str | None) -> tuple[str, int] | str:
+    """Return the tunable's own name and its number, or what is wrong with the line and how to mend it."""
     spec = _SPECS.get(name.lower())
     if spec is None:
         near = difflib.get_close_matches(name.lower(), sorted(_SPECS), n=1)
@@ -87,4 +87,4 @@ def _value_of(name: str, value: str | None) -> int | str:
         number = c_integer(found.group())
     except Invalid as error:
         return str(error)
-    return number if number <= UINT32_MAX else f"'{value}' is more than {UINT32_MAX}"
+    return (spec.name, number) if number <= UINT32_MAX else f"'{value}' is more than {UINT32_MAX}"

@@ -5,7 +5,11 @@ from __future__ import annotations
 
 import re
 
-from ctdbpy.config import SETTINGS, load_ctdb_conf, load_nodes, load_public_addresses, load_tunables
+from ctdbpy.config.nodes import load_nodes
+from ctdbpy.config.public_addresses import load_public_addresses
+from ctdbpy.config.settings import load_ctdb_conf
+from ctdbpy.config.table import SETTINGS
+from ctdbpy.config.tunables_file import load_tunables
 from ctdbpy.wire.tunables import Tunables
 from tests.tidy.tree import ROOT
 

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from ctdbpy.config import Configuration, NodeAddress, Paths, PublicAddress, Quorum, Settings, load
+from ctdbpy.config.configuration import Configuration, load
+from ctdbpy.config.nodes import NodeAddress
+from ctdbpy.config.paths import Paths
+from ctdbpy.config.public_addresses import PublicAddress
+from ctdbpy.config.settings import Settings
+from ctdbpy.config.values import Quorum
 from ctdbpy.errors import ConfigError
 from ctdbpy.wire.tunables import Tunables
 
