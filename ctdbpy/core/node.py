@@ -198,6 +198,7 @@ class Node:
         rooms.traverses.begin()
         rooms.statistician.begin()
         rooms.accounts.begin()
+        rooms.placed.begin()
         if not await self._passes("setup"):
             return
         rooms.links.begin()

@@ -11,6 +11,7 @@ from ctdbpy.core.events.events import Events
 from ctdbpy.core.events.health import Health
 from ctdbpy.core.failover.addresses import Addresses
 from ctdbpy.core.failover.connections import Connections
+from ctdbpy.core.failover.placements import Placed
 from ctdbpy.core.failover.takeovers import Takeovers
 from ctdbpy.core.failover.upkeep import Upkeep
 from ctdbpy.core.jobs import Jobs
@@ -70,8 +71,13 @@ class Rooms:
         self.addresses = Addresses(state, self.runner, self.events.run)
         self.upkeep = Upkeep(state, self.runner, self.addresses)
         self.connections = Connections(state, self.routing, self.addresses.table)
+        self.placed = Placed(state)
         self.takeovers = Takeovers(
-            state, self.runner, self.routing, lambda pnn, why: self.bans.blame(pnn, self.bans.many, why)
+            state,
+            self.runner,
+            self.routing,
+            lambda pnn, why: self.bans.blame(pnn, self.bans.many, why),
+            self.placed.planned,
         )
         self.standing = Standing(state)
         self.cluster_lock = ClusterLock(state)
@@ -136,6 +142,7 @@ class Rooms:
         self.health.settle()
         self.upkeep.settle()
         self.takeovers.settle()
+        self.placed.settle()
         self.connections.settle()
         self.vacuum.settle()
         self.bans.settle()

@@ -47,6 +47,7 @@ from ctdbpy.wire.structures import (
     NodeMap,
     NotifyData,
     PidSrvid,
+    Placements,
     PublicIp,
     PublicIpInfo,
     PublicIpList,
@@ -55,6 +56,7 @@ from ctdbpy.wire.structures import (
     ReasonReport,
     RecBuffer,
     RecData,
+    ServedConnections,
     SockAddr,
     Statistics,
     StatisticsList,
@@ -263,6 +265,10 @@ _SPECS: Final = (
     _live(Control.PUSH_RECORD, PushRecord, Nothing, "newer than 4.17; broadcast, no reply"),
     _live(Control.GET_DB_GENERATIONS, Nothing, DbGenerations, "ours"),
     _live(Control.GET_REASONS, U32, ReasonReport, "ours; of one node, or with UNKNOWN_PNN of every one"),
+    _live(Control.GET_PLACEMENTS, SockAddr, Placements, "ours; of one address, or with 0.0.0.0 of all"),
+    _live(
+        Control.GET_CONNECTIONS, U32, ServedConnections, "ours; answers when there are not so many, or soon"
+    ),
     _obsolete(Control.GET_NODEMAPv4),
     _obsolete(Control.SET_DMASTER),
     _obsolete(Control.PULL_DB),

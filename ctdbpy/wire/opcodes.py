@@ -168,6 +168,8 @@ class Control(IntEnum):
 
     GET_DB_GENERATIONS = OWN_CONTROLS + 1
     GET_REASONS = OWN_CONTROLS + 2
+    GET_PLACEMENTS = OWN_CONTROLS + 3
+    GET_CONNECTIONS = OWN_CONTROLS + 4
 
     @property
     def is_own(self) -> bool:

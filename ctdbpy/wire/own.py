@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, Self
 
 from ctdbpy.errors import ProtocolError
+from ctdbpy.wire.addresses import Connection, SockAddr
 from ctdbpy.wire.buffers import Reader, Writer, decode_text, encode_text, read_entries
 from ctdbpy.wire.codecs import Numbers, Structure
 
@@ -91,6 +92,8 @@ def _read_text(reader: Reader, field: str = "text", limit: int = REASON_TEXT_MAX
 
 def reason_text(text: str) -> str:
     """Text as a reason may carry it: one line of printable characters, cut to the limit."""
+    if text.isprintable() and len(text) * 4 <= REASON_TEXT_MAX:
+        return text
     text = "".join(each if each.isprintable() else "?" for each in text)
     data = text.encode()
     if len(data) <= REASON_TEXT_MAX:
@@ -126,3 +129,63 @@ class ReasonReport(Structure):
     @classmethod
     def read(cls, reader: Reader) -> Self:
         return cls(Reasons.read(reader), Reasons.read(reader))
+
+
+@dataclass(frozen=True, slots=True)
+class Placement(Structure):
+    """Why a public address is where it is: `pnn` of the reason is who has it, UNKNOWN_PNN if nobody."""
+
+    address: SockAddr
+    reason: Reason
+
+    SIZE_MIN: ClassVar[int] = SockAddr.SIZE + Reason.SIZE_MIN
+
+    def write(self, writer: Writer) -> None:
+        self.address.write(writer)
+        self.reason.write(writer)
+
+    @classmethod
+    def read(cls, reader: Reader) -> Self:
+        return cls(SockAddr.read(reader), Reason.read(reader))
+
+
+@dataclass(frozen=True, slots=True)
+class Placements(Structure):
+    """Several. is_news: they have just been decided on; if not, who knows a later one keeps that."""
+
+    is_news: bool = False
+    entries: tuple[Placement, ...] = ()
+
+    def write(self, writer: Writer) -> None:
+        writer.u32(int(self.is_news), "is_news")
+        writer.u32(len(self.entries), "num")
+        for entry in self.entries:
+            entry.write(writer)
+
+    @classmethod
+    def read(cls, reader: Reader) -> Self:
+        is_news = reader.u32("is_news")
+        return cls(bool(is_news), read_entries(reader, Placement, reader.count(Placement.SIZE_MIN, "num")))
+
+
+#: So many connections are named; more are only counted.
+CONNECTIONS_NAMED_MAX: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ServedConnections(Structure):
+    """How many clients' connections to public addresses a node's programs serve, and the first of them."""
+
+    count: int = 0
+    first: tuple[Connection, ...] = ()
+
+    def write(self, writer: Writer) -> None:
+        writer.u32(self.count, "count")
+        writer.u32(len(self.first), "num")
+        for connection in self.first:
+            connection.write(writer)
+
+    @classmethod
+    def read(cls, reader: Reader) -> Self:
+        count = reader.u32("count")
+        return cls(count, read_entries(reader, Connection, reader.count(Connection.SIZE, "num")))

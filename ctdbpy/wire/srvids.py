@@ -23,6 +23,8 @@ SRVID_SET_NODE_FLAGS: Final = 0xF400 << 48
 #: Ours, between daemons: why a node wears its flags, and why the next control is sent.
 SRVID_ACCOUNT: Final = 0xF4C0 << 48
 SRVID_ORDER: Final = 0xF4C1 << 48
+#: Ours, between daemons: why public addresses are where they are.
+SRVID_PLACEMENTS: Final = 0xF4C2 << 48
 SRVID_RECD_UPDATE_IP: Final = 0xF500 << 48
 SRVID_VACUUM_FETCH: Final = 0xF700 << 48
 SRVID_DETACH_DATABASE: Final = 0xF701 << 48

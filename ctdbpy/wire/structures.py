@@ -50,7 +50,17 @@ from ctdbpy.wire.nodes import (
     Uptime,
     VnnMap,
 )
-from ctdbpy.wire.own import DbGeneration, DbGenerations, Reason, ReasonReport, Reasons, reason_text
+from ctdbpy.wire.own import (
+    DbGeneration,
+    DbGenerations,
+    Placement,
+    Placements,
+    Reason,
+    ReasonReport,
+    Reasons,
+    ServedConnections,
+    reason_text,
+)
 from ctdbpy.wire.records import RecBuffer, RecData, RecordHeader
 from ctdbpy.wire.statistics import (
     ClientPackets,
@@ -101,6 +111,8 @@ __all__ = [
     "NodePackets",
     "NotifyData",
     "PidSrvid",
+    "Placement",
+    "Placements",
     "PublicIp",
     "PublicIpInfo",
     "PublicIpList",
@@ -112,6 +124,7 @@ __all__ = [
     "RecBuffer",
     "RecData",
     "RecordHeader",
+    "ServedConnections",
     "ServerId",
     "SockAddr",
     "SrvidMessage",

@@ -96,7 +96,17 @@ def _takeover(rooms: Rooms, request: Request, wanted: PublicIp) -> Reply | Corou
     if by_daemon and request.pnn not in (state.leader, state.pnn):
         # Whoever led before may have sent this long ago.
         return refuse(f"cannot take {entry.address}: node {request.pnn} does not lead node {state.pnn}")
-    return _when_done(rooms.addresses.take(entry))
+    if by_daemon:
+        return _when_done(rooms.addresses.take(entry))
+    return _when_done(_take_as_asked(rooms, entry, rooms.accounts.asked_by(request)))
+
+
+async def _take_as_asked(rooms: Rooms, entry: Entry, who: str) -> str:
+    """The leader, who knows why addresses are where they are, has not decided this."""
+    problem = await rooms.addresses.take(entry)
+    if not problem:
+        rooms.placed.decided(entry.address, rooms.state.pnn, f"moved here: {who}")
+    return problem
 
 
 def _release(rooms: Rooms, _request: Request, wanted: PublicIp) -> Reply | Coroutine[Any, Any, Reply]:

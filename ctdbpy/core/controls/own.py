@@ -8,7 +8,13 @@ from ctdbpy.core.requests import Reply, Request, refuse
 from ctdbpy.core.rooms import Rooms
 from ctdbpy.wire.constants import UNKNOWN_PNN
 from ctdbpy.wire.controls import Control
-from ctdbpy.wire.structures import DbGeneration, DbGenerations
+from ctdbpy.wire.own import CONNECTIONS_NAMED_MAX
+from ctdbpy.wire.structures import DbGeneration, DbGenerations, ServedConnections, SockAddr
+
+#: A number of connections that does not change is told after this.
+_CONNECTIONS_WAIT_S = 1.0
+#: An address that means every address.
+_ALL = "0.0.0.0"
 
 
 async def _generations(rooms: Rooms, _request: Request, _value: None) -> Reply:
@@ -25,7 +31,23 @@ def _reasons(rooms: Rooms, _request: Request, pnn: int) -> Reply:
     return Reply(data=rooms.accounts.report(pnn).pack())
 
 
+def _placements(rooms: Rooms, _request: Request, address: SockAddr) -> Reply:
+    host = address.canonical().host
+    return Reply(data=rooms.placed.report(None if host == _ALL else host).pack())
+
+
+async def _connections(rooms: Rooms, _request: Request, known: int) -> Reply:
+    """Whoever waits for clients to leave asks again; a second is far less than any limit for answers."""
+    state = rooms.state
+    until_s = state.now_s + _CONNECTIONS_WAIT_S
+    while len(served := rooms.connections.served()) == known and state.now_s < until_s:
+        await rooms.runner.limit(rooms.connections.changes(), until_s - state.now_s, None)
+    return Reply(data=ServedConnections(len(served), tuple(served[:CONNECTIONS_NAMED_MAX])).pack())
+
+
 HANDLERS: dict[Control, Handler] = {
     Control.GET_DB_GENERATIONS: _generations,
     Control.GET_REASONS: _reasons,
+    Control.GET_PLACEMENTS: _placements,
+    Control.GET_CONNECTIONS: _connections,
 }

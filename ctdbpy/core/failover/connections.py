@@ -13,6 +13,7 @@ from typing import Final
 
 from ctdbpy.core.effects import LogLevel
 from ctdbpy.core.failover.table import Entry, Table
+from ctdbpy.core.procedures import Promise
 from ctdbpy.core.routing import Routing
 from ctdbpy.core.state import Client, State
 from ctdbpy.wire.constants import BROADCAST_CONNECTED
@@ -33,6 +34,7 @@ class Connections:
         self._routing = routing
         self._table = table
         self._update_s: float | None = None
+        self._change: Promise[None] = Promise()
 
     # -- programs of this node ------------------------------------------------------------------
 
@@ -54,6 +56,7 @@ class Connections:
         if len(client.connections) >= CLIENT_MAX:
             return f"this client has {CLIENT_MAX} connections"
         client.connections.append(connection)
+        self._change.resolve(None)
         self._routing.tell(BROADCAST_CONNECTED, Control.TCP_ADD, connection.pack())
         return ""
 
@@ -73,6 +76,7 @@ class Connections:
             client.connections.remove(canonical(connection))
         except ValueError:
             return "this client has no such connection"
+        self._change.resolve(None)
         return ""
 
     def client_gone(self, client: Client) -> None:
@@ -80,6 +84,17 @@ class Connections:
         for connection in client.connections:
             self._ended(connection)
         client.connections.clear()
+        self._change.resolve(None)
+
+    def served(self) -> list[Connection]:
+        """Connections to public addresses that programs of this node serve."""
+        return [each for client in self._state.clients.values() for each in client.connections]
+
+    def changes(self) -> Promise[None]:
+        """Done when there is one more, or one less."""
+        if self._change.done:
+            self._change = Promise()
+        return self._change
 
     def _ended(self, connection: Connection) -> None:
         entry = self._table.find(connection.dst.host)

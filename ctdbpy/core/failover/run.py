@@ -43,6 +43,7 @@ class Run:
     may_go_on(): asked before each taking; who leads no more has nothing taken.
     take_up(): called before nodes are asked: this run does what was wanted so far; the nodes to rebalance.
     has_news(): whether something has been wanted since.
+    planned(plan): called when it is decided what goes where.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Run:
         may_go_on: Callable[[], bool],
         take_up: Callable[[], frozenset[int]],
         has_news: Callable[[], bool],
+        planned: Callable[[Plan], None],
     ) -> None:
         self._state = state
         self._runner = runner
@@ -60,9 +62,9 @@ class Run:
         self._may_go_on = may_go_on
         self._take_up = take_up
         self._has_news = has_news
+        self._planned = planned
         self._until_s = state.now_s + 3 * max(state.tunables.takeover_timeout, 1)
         self._told: list[tuple[int, Control, Promise[Reply]]] = []
-        self.plan = Plan({})
         #: Why it did not work, by the node that did not do its part.
         self.failures: dict[int, str] = {}
         self.was_stopped = False
@@ -94,8 +96,9 @@ class Run:
         survey = survey_of(answers, flags, hosts_when_all_disabled=everywhere)
         if survey.is_idle:
             return
-        self.plan = allocate(survey.addresses, self._rules(rebalance))
-        transfers = transfers_of(survey, self.plan)
+        plan = allocate(survey.addresses, self._rules(rebalance))
+        self._planned(plan)
+        transfers = transfers_of(survey, plan)
         urgent = [each for each in transfers if each.is_urgent]
         if urgent:
             self._explain(urgent)

@@ -42,15 +42,22 @@ class Takeovers:
     """Requests wait until the leader has made a run; those of other nodes' leaders are not ours to answer.
 
     blame(pnn, why): gives ban credits to a node that spoils runs.
+    planned(plan): hears the plan of each run of this node's.
     """
 
     def __init__(
-        self, state: State, runner: Runner, routing: Routing, blame: Callable[[int, str], None]
+        self,
+        state: State,
+        runner: Runner,
+        routing: Routing,
+        blame: Callable[[int, str], None],
+        planned: Callable[[Plan], None],
     ) -> None:
         self._state = state
         self._runner = runner
         self._routing = routing
         self._blame = blame
+        self._planned = planned
         self._requests: list[SrvidMessage] = []
         self._disabled_since_s = 0.0
         self._disabled_until_s: float | None = None
@@ -64,8 +71,6 @@ class Takeovers:
         #: When a node got ban credits last.
         self._blamed_s: dict[int, float] = {}
         self.wanted = False
-        #: Of the last run that this node has made.
-        self.plan = Plan({})
 
     # -- asked from outside ---------------------------------------------------------------------------
 
@@ -99,11 +104,6 @@ class Takeovers:
         if self._disabled_until_s is None or not (self.wanted and self._is_softly_disabled):
             return self._disabled_until_s
         return min(self._disabled_until_s, self._disabled_since_s + SOFTLY_DISABLED_S)
-
-    def why(self, address: str) -> str:
-        """Why the last run of this leader has an address where it is, "" if it made none or knows it not."""
-        placement = self.plan.placements.get(address)
-        return placement.reason if placement else ""
 
     async def hand_over(self) -> None:
         """This node ends and has dropped its addresses: wait until others serve them, or time is up."""
@@ -227,12 +227,10 @@ class Takeovers:
             return self.wanted or bool(self._requests)
 
         take_up()
-        run = Run(state, self._runner, self._routing, self._may_run, take_up, has_news)
+        run = Run(state, self._runner, self._routing, self._may_run, take_up, has_news, self._planned)
         try:
             if state.config.moves_addresses:
                 await run.move()
-                if run.plan:
-                    self.plan = run.plan
         finally:
             # Scripts hear of it without holding the next run up.
             self._busy = False

@@ -25,7 +25,7 @@ from ctdbpy.wire.packets import ReqControl
 from ctdbpy.wire.srvids import SRVID_ACCOUNT, SRVID_ORDER
 from ctdbpy.wire.structures import Reason, ReasonReport, Reasons, reason_text
 
-#: Controls by which somebody else changes a node's flags.
+#: Controls by which somebody else changes a node's flags, or gives it an address.
 ORDERS: Final = frozenset(
     {
         Control.SET_BAN_STATE,
@@ -33,6 +33,7 @@ ORDERS: Final = frozenset(
         Control.CONTINUE_NODE,
         Control.DISABLE_NODE,
         Control.ENABLE_NODE,
+        Control.TAKEOVER_IP,
     }
 )
 

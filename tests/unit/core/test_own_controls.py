@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from ctdbpy.core.inputs import ClientGone, PublicAddress, TimeElapsed
+from ctdbpy.core.procedures import Promise
+from ctdbpy.core.requests import Reply
 from ctdbpy.wire.codecs import U32
-from ctdbpy.wire.constants import INVALID_GENERATION
+from ctdbpy.wire.constants import INVALID_GENERATION, RunState
 from ctdbpy.wire.controls import Control
-from ctdbpy.wire.structures import DbGeneration, DbGenerations
+from ctdbpy.wire.structures import Connection, DbGeneration, DbGenerations, ServedConnections, SockAddr
 from tests.unit.core.clusters import Cluster
 from tests.unit.core.fakes import Harness
 
@@ -45,3 +48,38 @@ def test_another_node_may_ask() -> None:
     cluster.advance(1)
     current = cluster.nodes[0].node.state.generation
     assert DbGenerations.unpack(answer.result().data).entries == (DbGeneration(db_id, current),)
+
+
+def test_the_number_of_served_connections_is_told_when_it_is_another_one() -> None:
+    cluster = Cluster(2, public_addresses=(PublicAddress("192.0.2.1", 24, ("eth0",)),))
+    for harness in cluster.nodes:
+        harness.give(harness.host.seen())
+    cluster.advance(10)
+    state = cluster.nodes[0].node.state
+    serving = next(pnn for pnn in range(2) if cluster.nodes[pnn].host.carried)
+    asking = cluster.nodes[1 - serving].node.rooms.routing
+    assert state.runstate is RunState.RUNNING
+
+    def ask(known: int) -> Promise[Reply]:
+        answer = asking.call(serving, Control.GET_CONNECTIONS, U32.pack(known))
+        cluster.give(1 - serving, TimeElapsed())
+        return answer
+
+    def count(answer: Promise[Reply]) -> int:
+        return ServedConnections.unpack(answer.result().data).count
+
+    assert count(ask(7)) == 0
+    answer = ask(0)
+    assert not answer.done
+    ends = Connection(SockAddr("192.0.2.99", 40000), SockAddr("192.0.2.1", 445))
+    assert cluster.ask(serving, Control.TCP_CLIENT, ends.pack())[0] == 0
+    assert count(answer) == 1
+    answer = ask(1)
+    cluster.advance(0.9)
+    assert not answer.done
+    cluster.advance(0.2)
+    assert count(answer) == 1
+    answer = ask(1)
+    (client_id,) = cluster.nodes[serving].node.state.clients
+    cluster.give(serving, ClientGone(client_id, "it ends"))
+    assert count(answer) == 0

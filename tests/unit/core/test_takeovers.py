@@ -375,8 +375,9 @@ def test_the_log_and_the_plan_say_why_addresses_move() -> None:
     logged = of_kind(cluster.nodes[leader].effects, Log)
     lines = [each.text for each in logged if each.level is LogLevel.NOTICE]
     assert any(moved in line and f"node {node} is disabled" in line for line in lines)
-    assert f"node {node} is disabled" in cluster.nodes[leader].node.rooms.takeovers.why(moved)
-    assert cluster.nodes[leader].node.rooms.takeovers.why("203.0.113.1") == ""
+    for each in cluster.nodes:
+        assert f"node {node} is disabled" in each.node.rooms.placed.why(moved)
+        assert each.node.rooms.placed.why("203.0.113.1") == ""
 
 
 def test_with_failover_disabled_scripts_hear_and_nothing_moves() -> None:

@@ -53,6 +53,7 @@ timeval = build(structures.Timeval, i64, i64)
 db_generation = build(structures.DbGeneration, u32, u32)
 reason = build(structures.Reason, u64, u32, u32, u32, st.text(characters, max_size=4), text)
 reasons = build(structures.Reasons, tuples_of(reason))
+placement = build(structures.Placement, sock_addr, reason)
 node_entry = build(structures.NodeEntry, u32, u32, sock_addr)
 db_id_entry = build(structures.DbIdEntry, u32, u8)
 latency_counter = build(structures.LatencyCounter, i32, f64, f64, f64)
@@ -119,6 +120,8 @@ STRUCTURES: dict[type[Structure], st.SearchStrategy[Any]] = {
     structures.NodePackets: node_packets,
     structures.NotifyData: build(structures.NotifyData, u64, data),
     structures.PidSrvid: build(structures.PidSrvid, i32, u64),
+    structures.Placement: placement,
+    structures.Placements: build(structures.Placements, st.booleans(), tuples_of(placement)),
     structures.PublicIp: public_ip,
     structures.PublicIpInfo: build(structures.PublicIpInfo, public_ip, u32, tuples_of(iface)),
     structures.PublicIpList: build(structures.PublicIpList, tuples_of(public_ip)),
@@ -129,6 +132,7 @@ STRUCTURES: dict[type[Structure], st.SearchStrategy[Any]] = {
     structures.Reasons: reasons,
     structures.RecBuffer: build(structures.RecBuffer, u32, tuples_of(rec_data)),
     structures.RecData: rec_data,
+    structures.ServedConnections: build(structures.ServedConnections, u32, tuples_of(connection)),
     structures.ServerId: server_id,
     structures.SockAddr: sock_addr,
     structures.SrvidMessage: build(structures.SrvidMessage, u32, u64),

@@ -39,6 +39,7 @@ SIZES = {
         UPDATE_SEQNUM SET_RECMODE SET_LMASTERROLE SET_RECMASTERROLE DB_SET_HEALTHY DB_GET_HEALTH
         GET_DB_STATISTICS DB_FREEZE DB_THAW DB_TRANSACTION_CANCEL DB_PUSH_CONFIRM DB_OPEN_FLAGS
         DB_DETACH START_PERSISTENT_UPDATE CANCEL_PERSISTENT_UPDATE GET_REASONS
+        GET_CONNECTIONS
     """,
     5: """
         DB_VACUUM
@@ -57,7 +58,7 @@ SIZES = {
         TRAVERSE_START_EXT TRAVERSE_ALL SET_IFACE_LINK_STATE
     """,
     28: """
-        GET_TCP_TICKLE_LIST GET_PUBLIC_IP_INFO
+        GET_TCP_TICKLE_LIST GET_PUBLIC_IP_INFO GET_PLACEMENTS
     """,
     32: """
         TRAVERSE_ALL_EXT TAKEOVER_IP RELEASE_IP
@@ -83,7 +84,12 @@ def test_upstreams_obsolete_controls_are_obsolete() -> None:
 
 def test_our_own_numbers_are_far_from_upstreams() -> None:
     own = {control.name: int(control) for control in Control if control.is_own}
-    assert own == {"GET_DB_GENERATIONS": 0x43540001, "GET_REASONS": 0x43540002}
+    assert own == {
+        "GET_DB_GENERATIONS": 0x43540001,
+        "GET_REASONS": 0x43540002,
+        "GET_PLACEMENTS": 0x43540003,
+        "GET_CONNECTIONS": 0x43540004,
+    }
 
 
 def test_numbers_that_were_never_given_are_unknown() -> None:
