@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Asks the public network again and again who has an address, and writes down every answer.
 
-Run on a client host as `python -m tests.cluster.arp_watch INTERFACE OWN_ADDRESS ADDRESS...`. A line of output
-is the number of the question, the address, and the card that answered.
+Run on a client host as `python -m tests.cluster.arp_watch INTERVAL_S INTERFACE OWN_ADDRESS ADDRESS...`. A
+line of output is the number of the question, the address, and the card that answered.
 """
 
 from __future__ import annotations
@@ -38,21 +38,23 @@ def read_answers(text: str) -> list[Answer]:
     return [Answer(int(question), address, card) for question, address, card in words]
 
 
-def longest_silence_s(answers: Iterable[Answer], address: str, *, since: int, until: int) -> float:
+def longest_silence_s(
+    answers: Iterable[Answer], address: str, *, since: int, until: int, interval_s: float = INTERVAL_S
+) -> float:
     """For how long nobody answered for an address, between two questions."""
     heard = sorted({each.question for each in answers if each.address == address})
     moments = [since, *(each for each in heard if since < each < until), until]
-    return max(after - before for before, after in pairwise(moments)) * INTERVAL_S
+    return max(after - before for before, after in pairwise(moments)) * interval_s
 
 
-def longest_double_s(answers: Iterable[Answer], address: str) -> float:
+def longest_double_s(answers: Iterable[Answer], address: str, *, interval_s: float = INTERVAL_S) -> float:
     """For how long two cards answered for an address."""
     cards: dict[int, set[str]] = {}
     for each in answers:
         if each.address == address:
             cards.setdefault(each.question, set()).add(each.card)
     doubles = {question for question, who in cards.items() if len(who) > 1}
-    return max((_run(doubles, first) for first in doubles), default=0) * INTERVAL_S
+    return max((_run(doubles, first) for first in doubles), default=0) * interval_s
 
 
 def _run(doubles: set[int], first: int) -> int:
@@ -68,7 +70,8 @@ def _questions(own_card: bytes, own: str, addresses: list[str]) -> Iterator[byte
 
 def main(argv: list[str]) -> None:
     """Ask until killed."""
-    interface, own, *addresses = argv
+    interval_s = float(argv[0])
+    interface, own, *addresses = argv[1:]
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ARP)) as wire:
         wire.bind((interface, _ARP))
         wire.setblocking(False)
@@ -79,7 +82,7 @@ def main(argv: list[str]) -> None:
                 # The cable may be out for a moment.
                 with contextlib.suppress(OSError):
                     wire.send(frame)
-            until_s = time.monotonic() + INTERVAL_S
+            until_s = time.monotonic() + interval_s
             while (left_s := until_s - time.monotonic()) > 0:
                 if select.select([wire], [], [], left_s)[0]:
                     _note(question, wire.recv(2048), addresses)

@@ -13,7 +13,7 @@ import pytest
 
 from ctdbpy.lab import HostProcess, Lab, wait_until
 from ctdbpy.lab.services import Cluster
-from tests.cluster.arp_watch import Answer, longest_double_s, longest_silence_s, read_answers
+from tests.cluster.arp_watch import INTERVAL_S, Answer, longest_double_s, longest_silence_s, read_answers
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
@@ -69,7 +69,8 @@ class Watched:
         for host in self.lab.nodes:
             self.start(host)
         self.cluster.wait_healthy()
-        argv = [sys.executable, "-m", "tests.cluster.arp_watch", "pub0", self.lab.address("c0"), *ADDRESSES]
+        argv = [sys.executable, "-m", "tests.cluster.arp_watch", str(INTERVAL_S), "pub0"]
+        argv += [self.lab.address("c0"), *ADDRESSES]
         root = str(Path(__file__).resolve().parents[2])
         self.lab.spawn("c0", argv, self._watch_log, env={"PYTHONPATH": root})
         self.settle()
