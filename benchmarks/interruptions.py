@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What goes wrong in `benchmarks/failover`, and for how long an SMB client cannot write."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+from benchmarks.clients import LIMIT_S, Served
+from benchmarks.report import machine
+from ctdbpy.errors import LabError
+
+SETTLED_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One fault's figures, in seconds.
+
+    Attributes:
+        led: Whether the fault hit the leader.
+        load: The machine's load average when it began.
+        interruption: How long the client whose host was hit wrote nothing.
+        others: How long one of the other clients wrote nothing.
+        back: How long any client wrote nothing while all was put in order again.
+        double: How long two hosts answered for one address, then too.
+        late: Acknowledged blocks over which something older was written.
+        lost: Acknowledged blocks that are not there.
+        course: What befell the client that was interrupted.
+    """
+
+    flavour: str
+    fault: str
+    began: str
+    led: bool
+    load: float
+    interruption: float
+    others: float
+    back: float
+    double: float
+    late: int
+    lost: int
+    course: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is done to a host, and how it is mended; the longest interruption that is wanted."""
+
+    strike: Callable[[Served, str], None]
+    mend: Callable[[Served, str], None]
+    middle_s: float | None
+    most_s: float | None
+
+
+def _survivor(served: Served, victim: str) -> str:
+    return next(host for host in served.lab.nodes if host != victim)
+
+
+def _boot(served: Served, victim: str) -> None:
+    served.lab.power_on(victim)
+    served.cluster.start(victim)
+    served.serve_again(victim)
+
+
+def _kill_daemon(served: Served, victim: str) -> None:
+    pid = served.cluster.pid(victim)
+    served.lab.run(victim, ["kill", "-KILL", str(pid)], timeout_s=LIMIT_S)
+
+
+def _start_daemon(served: Served, victim: str) -> None:
+    served.cluster.wait_no_daemon(victim, served.cluster.pid(victim))
+    served.cluster.start(victim)
+    served.serve_again(victim)
+
+
+def _kill_smbd(served: Served, victim: str) -> None:
+    served.lab.run(victim, ["pkill", "-KILL", "-x", "smbd"], timeout_s=LIMIT_S)
+
+
+def _move(served: Served, victim: str) -> None:
+    address = next(each for each, host in served.where(victim).items() if host == victim)
+    served.cluster.tool(victim, "moveip", address, _survivor(served, victim)[1:])
+
+
+def _move_back(served: Served, victim: str) -> None:
+    held = list(served.where(victim).items())
+    lent = next(address for address, host in held if [each for _, each in held].count(host) == 2)
+    served.cluster.tool(victim, "moveip", lent, victim[1:])
+
+
+def _tool(verb: str) -> Callable[[Served, str], None]:
+    def give(served: Served, victim: str) -> None:
+        served.cluster.tool(victim, verb)
+
+    return give
+
+
+FAULTS: dict[str, Fault] = {
+    "power": Fault(lambda served, victim: served.lab.power_off(victim), _boot, 1.0, 1.5),
+    "unplugged": Fault(
+        lambda served, victim: served.lab.cut(victim),
+        lambda served, victim: served.lab.mend(victim),
+        1.0,
+        1.5,
+    ),
+    "private": Fault(
+        lambda served, victim: served.lab.cut(victim, "private", manner="silent"),
+        lambda served, victim: served.lab.mend(victim),
+        1.0,
+        1.5,
+    ),
+    "frozen": Fault(
+        lambda served, victim: served.lab.freeze(victim),
+        lambda served, victim: served.lab.thaw(victim),
+        1.0,
+        1.5,
+    ),
+    "daemon": Fault(_kill_daemon, _start_daemon, 1.0, 1.5),
+    "smbd": Fault(_kill_smbd, lambda served, victim: served.serve_again(victim), None, None),
+    "moveip": Fault(_move, _move_back, None, 0.3),
+    "drain": Fault(_tool("disable"), _tool("enable"), None, 0.3),
+}
+
+
+def strike(served: Served, name: str, number: int) -> Run:
+    """One fault, on the leader in every other round; all is as before afterwards."""
+    fault = FAULTS[name]
+    served.wait_spread()
+    served.wait_writing(time.monotonic_ns(), for_ns=SETTLED_NS)
+    led = served.leader()
+    others = [host for host in served.lab.nodes if host != led]
+    victim = led if number % 2 == 0 else others[number // 2 % len(others)]
+    held = served.where("n0")
+    hit = next(address for address, host in held.items() if host == victim)
+    began, load = datetime.now().isoformat(timespec="milliseconds"), os.getloadavg()[0]
+    began_ns = time.monotonic_ns()
+    fault.strike(served, victim)
+    served.wait_moved(hit, victim)
+    served.wait_writing(time.monotonic_ns(), for_ns=SETTLED_NS)
+    mended_ns = time.monotonic_ns()
+    interruption, course = served.longest(hit, began_ns, mended_ns)
+    spared = max(served.longest(each, began_ns, mended_ns)[0] for each in held if each != hit)
+    fault.mend(served, victim)
+    served.wait_spread()
+    served.wait_writing(time.monotonic_ns(), for_ns=SETTLED_NS)
+    back = max(served.longest(each, mended_ns, time.monotonic_ns())[0] for each in held)
+    late, lost = served.spoilt()
+    return Run(
+        flavour=served.flavour,
+        fault=name,
+        began=began,
+        led=victim == led,
+        load=load,
+        interruption=interruption,
+        others=spared,
+        back=back,
+        double=served.double_s(began_ns),
+        late=late,
+        lost=lost,
+        course=tuple(course),
+    )
+
+
+def measure(
+    flavour: str, faults: Sequence[str], rounds: int, save: Path | None, logs: Path | None
+) -> list[Run]:
+    """So many rounds of these faults with one flavour's daemons."""
+    runs = []
+    for name in faults:
+        # A lab for each fault: what one leaves behind is not measured in the next.
+        with Served(flavour) as served:
+            for number in range(rounds):
+                run = strike(served, name, number)
+                runs.append(run)
+                print(f"  {_line(run)}", flush=True)
+                if save is not None:
+                    with save.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(asdict(run)) + "\n")
+            if logs is not None:
+                served.keep_logs(logs, name)
+    return runs
+
+
+def _line(run: Run) -> str:
+    who = f"{run.flavour}, {run.fault}{', the leader' if run.led else ''}"
+    spared = f"others {run.others:.3f} s, back {run.back:.3f} s, twice {run.double:.3f} s"
+    return f"{who}: {run.interruption:.3f} s, {spared}, late {run.late}, lost {run.lost}, load {run.load:.1f}"
+
+
+def render(runs: Sequence[Run]) -> str:
+    """A table of medians, least and most, and what was aimed at."""
+    lines = [f"{'s':<26}{'Debian':>26}{'ctdbpy':>26}  wanted"]
+    for name, fault in FAULTS.items():
+        for figure in ("interruption", "others", "back", "double", "late", "lost"):
+            columns = [
+                [getattr(run, figure) for run in runs if (run.flavour, run.fault) == (flavour, name)]
+                for flavour in ("debian", "ctdbpy")
+            ]
+            if not any(columns):
+                continue
+            line = f"{f'{name}: {figure}':<26}" + "".join(f"{_spread(each):>26}" for each in columns)
+            ours = columns[1]
+            if ours and figure == "interruption":
+                line += _verdict(statistics.median(ours), fault.middle_s, "median")
+                line += _verdict(max(ours), fault.most_s, "most")
+            elif ours:
+                limit = {"others": 1.0, "double": 0.2, "late": 0.0, "lost": 0.0}.get(figure)
+                line += _verdict(max(ours), limit, "most")
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def _verdict(reached: float, wanted: float | None, which: str) -> str:
+    if wanted is None:
+        return ""
+    return f"  {which} <= {wanted:g} {'met' if reached <= wanted else 'MISSED'}"
+
+
+def _spread(figures: Sequence[float]) -> str:
+    if not figures:
+        return "-"
+    least, middle, most = min(figures), statistics.median(figures), max(figures)
+    return f"{middle:.2f} ({least:.2f} .. {most:.2f}) x{len(figures)}"
+
+
+def load(path: Path) -> list[Run]:
+    """The runs of an earlier measurement. Raises LabError when there are none to be had."""
+    try:
+        return [Run(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError, TypeError) as error:
+        raise LabError(f"cannot use the measurement in '{path}': {error}") from error
+
+
+def main() -> int:
+    """Measure as the command line says."""
+    parser = argparse.ArgumentParser(prog="./dev bench failover", description=__doc__)
+    parser.add_argument("faults", nargs="*", help=f"of {', '.join(FAULTS)}; default: all")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--only", choices=("debian", "ctdbpy"), help="measure one daemon alone")
+    parser.add_argument("--save", type=Path, help="append every run to this file")
+    parser.add_argument("--beside", type=Path, help="runs saved earlier, for the table")
+    parser.add_argument("--logs", type=Path, help="keep the daemons' logs in this directory")
+    options = parser.parse_args()
+    unknown = set(options.faults) - set(FAULTS)
+    if unknown:
+        parser.error(f"unknown faults: {', '.join(sorted(unknown))}")
+    print(machine(), flush=True)
+    runs = load(options.beside) if options.beside else []
+    for flavour in ("debian", "ctdbpy"):
+        if options.only in (None, flavour):
+            runs += measure(
+                flavour, options.faults or list(FAULTS), options.rounds, options.save, options.logs
+            )
+    print(render(runs), flush=True)
+    return 0
