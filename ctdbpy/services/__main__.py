@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """`python -m ctdbpy.services NAME EVENT ARGUMENTS`: one event of one service, as its script is asked.
 
-Exit status: 0 done, or nothing to do; 1 the service is not well, or the event could not be done: one line on
-stdout says why, which is what the daemon logs and keeps as the node's reason.
+Exit status: 0 done, or nothing to do; 1 the service is not well, or the event could not be done. Then the
+last line on stdout says why: the daemon logs what is printed, and keeps it as the node's reason.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     name, event, *arguments = words
     module = importlib.import_module(SERVICES[name])
+    happened = Event.from_environment(event, arguments, os.environ)
+    failure = None
     try:
-        module.run(Event.from_environment(event, arguments, os.environ))
+        module.run(happened)
     except CtdbpyError as error:
-        print(error)
-        return 1
-    return 0
+        failure = error
+    for line in (*happened.warnings, *([failure] if failure else [])):
+        print(line)
+    return 1 if failure else 0
 
 
 if __name__ == "__main__":

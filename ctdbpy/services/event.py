@@ -11,7 +11,11 @@ from typing import Final
 from ctdbpy.errors import ServiceError
 
 #: Name of a service -> its module, which has `run(event: Event) -> None` and raises ServiceError.
-SERVICES: Final[dict[str, str]] = {}
+SERVICES: Final[dict[str, str]] = {
+    "netbios": "ctdbpy.services.netbios",
+    "samba": "ctdbpy.services.samba",
+    "winbind": "ctdbpy.services.winbind",
+}
 
 _YES: Final = frozenset({"yes", "true", "on", "1"})
 _NO: Final = frozenset({"no", "false", "off", "0", ""})
@@ -23,6 +27,7 @@ class Event:
 
     name: the event's word ("monitor"). arguments: what upstream passes with it. base: /etc/ctdb.
     state: a directory that is the services' own and stays over restarts of the daemon.
+    warnings: lines for the log that make no event fail.
     """
 
     name: str
@@ -30,6 +35,7 @@ class Event:
     base: Path
     state: Path
     environ: Mapping[str, str] = field(repr=False)
+    warnings: list[str] = field(default_factory=list)
 
     @classmethod
     def from_environment(cls, name: str, arguments: Sequence[str], environ: Mapping[str, str]) -> Event:

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+
 import pytest
 
 from ctdbpy.errors import ServiceError
 from ctdbpy.services.__main__ import main
-from ctdbpy.services.event import Event
+from ctdbpy.services.event import SERVICES, Event
 
 
 def event(**options: str) -> Event:
@@ -45,3 +48,20 @@ def test_a_wrong_flag_is_told_in_one_line() -> None:
 def test_an_unknown_service_is_a_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["nothing", "monitor"]) == 1
     assert capsys.readouterr().out.startswith("usage: ")
+
+
+def test_warnings_are_said_before_the_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(event: Event) -> None:
+        event.warnings.append(f"{event.name} is slow")
+        if event.arguments:
+            raise ServiceError("cannot go on")
+
+    monkeypatch.setitem(SERVICES, "stub", "stub_service")
+    module = ModuleType("stub_service")
+    monkeypatch.setattr(module, "run", run, raising=False)
+    monkeypatch.setitem(sys.modules, "stub_service", module)
+    assert main(["stub", "monitor"]) == 0
+    assert main(["stub", "takeip", "pub0"]) == 1
+    assert capsys.readouterr().out == "monitor is slow\ntakeip is slow\ncannot go on\n"

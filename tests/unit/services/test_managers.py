@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -17,6 +18,8 @@ from ctdbpy.errors import ServiceError
 from ctdbpy.services import managers
 from ctdbpy.services.event import Event
 from ctdbpy.services.managers import Daemon
+
+_serial = itertools.count()
 
 # It says on a fifo when it is ready and which signals it hears, so that nobody has to guess.
 _PROGRAM = """\
@@ -37,7 +40,7 @@ class Stub:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        name = f"stub{os.getpid()}d"
+        name = f"stub{os.getpid()}.{next(_serial)}d"
         os.mkfifo(home / "said")
         program = home / name
         program.write_text(_PROGRAM.format(python=sys.executable, home=home), encoding="ascii")
