@@ -10,7 +10,9 @@ Source: reference/ctdb.md 5.8 (TAKEOVER_RUN, REBALANCE_NODE, DISABLE_TAKEOVER_RU
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Final
 
 from ctdbpy.core.effects import LogLevel, Unlisten
@@ -30,12 +32,20 @@ _AGAIN: Final = -11
 _FAILED: Final = I32.pack(_AGAIN)
 #: More than these wait for no answer: whoever asked long ago asks again.
 REQUESTS_MAX: Final = 1000
+#: A node that does not lead keeps them so long: an election, and the recovery after it, are over by then.
+REQUEST_KEPT_S: Final = 3.0
 #: `ctdb moveip` holds runs off for 20 s and never lets them on; when something happens to a node, so long.
 SOFTLY_DISABLED_S: Final = 1.0
 #: A run that a recovery stops begins again after it; so much later if there is none.
 STOPPED_AGAIN_S: Final = 0.1
 #: A node that ends asks again for somebody to take its addresses.
 HAND_OVER_AGAIN_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    message: SrvidMessage
+    at_s: float
 
 
 class Takeovers:
@@ -58,7 +68,7 @@ class Takeovers:
         self._routing = routing
         self._blame = blame
         self._planned = planned
-        self._requests: list[SrvidMessage] = []
+        self._requests: deque[_Request] = deque()
         self._disabled_since_s = 0.0
         self._disabled_until_s: float | None = None
         self._is_softly_disabled = False
@@ -77,7 +87,7 @@ class Takeovers:
     def request(self, message: SrvidMessage) -> None:
         """Somebody wants a run; with srvid 0 it wants no answer."""
         if len(self._requests) < REQUESTS_MAX:
-            self._requests.append(message)
+            self._requests.append(_Request(message, self._state.now_s))
         if in_range(message.srvid, SRVID_SERVER_RANGE):
             # A node that ends: its addresses are nowhere.
             self.want()
@@ -170,14 +180,14 @@ class Takeovers:
         self.wanted = False
         self._seen = ()
         self._rebalance.clear()
-        if not self._requests:
-            return
-        if state.active():
-            self._requests.clear()
-        else:
+        if not state.active():
             # Nobody is active, so nobody leads: there is nothing that could move.
-            requests, self._requests = self._requests, []
-            self._answer(requests, state.pnn)
+            self._answer(self._requests, state.pnn)
+            self._requests.clear()
+            return
+        # Whoever led when it came may have led no more: the next leader, who may be this node, answers.
+        while self._requests and self._requests[0].at_s + REQUEST_KEPT_S <= state.now_s:
+            self._requests.popleft()
 
     def _look_at_flags(self) -> None:
         state = self._state
@@ -213,13 +223,13 @@ class Takeovers:
 
     async def _run(self) -> None:
         state = self._state
-        requests: list[SrvidMessage] = []
+        requests: list[_Request] = []
         rebalance: set[int] = set()
 
         def take_up() -> frozenset[int]:
             self.wanted = False
             requests.extend(self._requests)
-            self._requests = []
+            self._requests.clear()
             rebalance.update(self._rebalance)
             return frozenset(rebalance)
 
@@ -235,7 +245,7 @@ class Takeovers:
             # Scripts hear of it without holding the next run up.
             self._busy = False
         if run.was_stopped:
-            self._requests = requests + self._requests
+            self._requests.extendleft(reversed(requests))
             if not self.wanted:
                 self._retry_s = state.now_s + STOPPED_AGAIN_S
         else:
@@ -243,7 +253,7 @@ class Takeovers:
                 self._rebalance -= rebalance
             self._runner.spawn("end of takeover run", self._end(run, requests))
 
-    async def _end(self, run: Run, requests: list[SrvidMessage]) -> None:
+    async def _end(self, run: Run, requests: list[_Request]) -> None:
         state = self._state
         if not run.is_blind:
             await run.tell()
@@ -265,7 +275,7 @@ class Takeovers:
             self._blamed_s[culprit] = state.now_s
             self._blame(culprit, f"a takeover run failed: {run.failures[culprit]}")
 
-    def _answer(self, requests: list[SrvidMessage], result: int) -> None:
+    def _answer(self, requests: Iterable[_Request], result: int) -> None:
         for request in requests:
-            if request.srvid:
-                self._state.send_message(request.pnn, request.srvid, I32.pack(result))
+            if request.message.srvid:
+                self._state.send_message(request.message.pnn, request.message.srvid, I32.pack(result))

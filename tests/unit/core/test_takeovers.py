@@ -11,11 +11,19 @@ from typing import Any
 import pytest
 
 from ctdbpy.core.effects import Effect, Exit, Log, LogLevel, RemoveAddress, ReplyToNode
-from ctdbpy.core.inputs import Input, MessageArrived, PublicAddress, ShutdownAsked, TimeElapsed
+from ctdbpy.core.inputs import (
+    Input,
+    MessageArrived,
+    NodeControlArrived,
+    PublicAddress,
+    ShutdownAsked,
+    TimeElapsed,
+)
 from ctdbpy.core.state import Quorum
 from ctdbpy.wire.codecs import I32, U32
-from ctdbpy.wire.constants import NodeFlag
+from ctdbpy.wire.constants import ControlFlag, NodeFlag
 from ctdbpy.wire.controls import Control
+from ctdbpy.wire.packets import ReqControl
 from ctdbpy.wire.srvids import (
     SRVID_DISABLE_IP_CHECK,
     SRVID_DISABLE_TAKEOVER_RUNS,
@@ -30,6 +38,11 @@ from tests.unit.core.fakes import Harness, of_kind
 ADDRESSES = tuple(f"192.0.2.{number}" for number in range(1, 13))
 LINES = tuple(PublicAddress(each, 24, ("eth0", "eth1")) for each in ADDRESSES)
 MAJORITY = {"quorum": Quorum.MAJORITY}
+
+
+def order(opcode: Control, pnn: int) -> ReqControl:
+    """A control for a node that nobody waits for."""
+    return ReqControl(0, pnn, pnn, 0, opcode, 0, 0, ControlFlag.NOREPLY, b"")
 
 
 class Addressed(Cluster):
@@ -95,6 +108,11 @@ class Addressed(Cluster):
             if pnn not in self.dead and each.node.state.has_lease
         }
         return leader
+
+    def tell(self, harness: Harness, effects: list[Effect]) -> None:
+        """A node's effects, which have waited, arrive."""
+        self._send_all(harness, effects)
+        self._deliver()
 
     def message(self, srvid: int, data: bytes) -> None:
         """A tool's message to all nodes."""
@@ -202,6 +220,24 @@ def test_a_run_is_answered_once_scripts_have_heard_of_it() -> None:
     assert [I32.unpack(data) for data in answers] == [leader]
     for harness in cluster.nodes:
         assert [event.name for event in harness.events] == ["ipreallocated"]
+
+
+def test_a_run_asked_for_between_two_leaders_is_made_and_answered_by_the_next() -> None:
+    cluster = Addressed()
+    leader = cluster.leader
+    asking = (leader + 1) % 3
+    answers: list[bytes] = []
+    cluster.nodes[asking].node.state.listen(0xAE05, lambda _pnn, data: answers.append(data))
+    cluster.nodes[asking].listening.add(0xAE05)
+    # Those that could lead next still follow the one that does no more.
+    stopped = cluster.nodes[leader]
+    effects = stopped.give(NodeControlArrived(asking, order(Control.STOP_NODE, leader)))
+    cluster.message(SRVID_TAKEOVER_RUN, SrvidMessage(asking, 0xAE05).pack())
+    assert not answers
+    cluster.tell(stopped, effects)
+    cluster.advance(2.5)
+    assert [I32.unpack(data) for data in answers] == [cluster.leader]
+    assert cluster.leader != leader
 
 
 def test_scripts_that_hang_hold_no_failover_up() -> None:
