@@ -269,6 +269,7 @@ _SPECS: Final = (
     _live(
         Control.GET_CONNECTIONS, U32, ServedConnections, "ours; answers when there are not so many, or soon"
     ),
+    _live(Control.GET_LEADER, Nothing, U32, "ours; UNKNOWN_PNN is nobody"),
     _obsolete(Control.GET_NODEMAPv4),
     _obsolete(Control.SET_DMASTER),
     _obsolete(Control.PULL_DB),

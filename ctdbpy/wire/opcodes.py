@@ -170,6 +170,7 @@ class Control(IntEnum):
     GET_REASONS = OWN_CONTROLS + 2
     GET_PLACEMENTS = OWN_CONTROLS + 3
     GET_CONNECTIONS = OWN_CONTROLS + 4
+    GET_LEADER = OWN_CONTROLS + 5
 
     @property
     def is_own(self) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from ctdbpy.core.controls.handlers import Handler
 from ctdbpy.core.requests import Reply, Request, refuse
 from ctdbpy.core.rooms import Rooms
+from ctdbpy.wire.codecs import U32
 from ctdbpy.wire.constants import UNKNOWN_PNN
 from ctdbpy.wire.controls import Control
 from ctdbpy.wire.own import CONNECTIONS_NAMED_MAX
@@ -45,9 +46,14 @@ async def _connections(rooms: Rooms, _request: Request, known: int) -> Reply:
     return Reply(data=ServedConnections(len(served), tuple(served[:CONNECTIONS_NAMED_MAX])).pack())
 
 
+def _leader(rooms: Rooms, _request: Request, _value: None) -> Reply:
+    return Reply(data=U32.pack(rooms.state.leader))
+
+
 HANDLERS: dict[Control, Handler] = {
     Control.GET_DB_GENERATIONS: _generations,
     Control.GET_REASONS: _reasons,
     Control.GET_PLACEMENTS: _placements,
     Control.GET_CONNECTIONS: _connections,
+    Control.GET_LEADER: _leader,
 }

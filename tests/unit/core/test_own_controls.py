@@ -7,7 +7,7 @@ from ctdbpy.core.inputs import ClientGone, PublicAddress, TimeElapsed
 from ctdbpy.core.procedures import Promise
 from ctdbpy.core.requests import Reply
 from ctdbpy.wire.codecs import U32
-from ctdbpy.wire.constants import INVALID_GENERATION, RunState
+from ctdbpy.wire.constants import INVALID_GENERATION, UNKNOWN_PNN, RunState
 from ctdbpy.wire.controls import Control
 from ctdbpy.wire.structures import Connection, DbGeneration, DbGenerations, ServedConnections, SockAddr
 from tests.unit.core.clusters import Cluster
@@ -83,3 +83,12 @@ def test_the_number_of_served_connections_is_told_when_it_is_another_one() -> No
     (client_id,) = cluster.nodes[serving].node.state.clients
     cluster.give(serving, ClientGone(client_id, "it ends"))
     assert count(answer) == 0
+def test_every_node_tells_who_leads_and_that_nobody_does() -> None:
+    cluster = Cluster(3)
+    leaders = {cluster.ask(pnn, Control.GET_LEADER) for pnn in range(3)}
+    assert leaders == {(0, U32.pack(UNKNOWN_PNN))}
+    cluster.advance(5)
+    leaders = {cluster.ask(pnn, Control.GET_LEADER) for pnn in range(3)}
+    ((status, data),) = leaders
+    assert status == 0
+    assert {each.node.state.leader for each in cluster.nodes} == {U32.unpack(data)} <= {0, 1, 2}
