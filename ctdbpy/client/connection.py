@@ -11,13 +11,13 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, Final, Self
 
 from ctdbpy.errors import ClientError
 from ctdbpy.wire import controls, packets
-from ctdbpy.wire.constants import CURRENT_NODE, HEADER_SIZE, CallFlag, CallId, DbFlag
+from ctdbpy.wire.constants import CURRENT_NODE, HEADER_SIZE, CallFlag, CallId, ControlFlag, DbFlag
 from ctdbpy.wire.controls import Control
 from ctdbpy.wire.databases import TraverseStartExt
 from ctdbpy.wire.records import RecBuffer, RecData
@@ -31,6 +31,22 @@ _ATTACH: Final = {
     DbFlag.PERSISTENT: Control.DB_ATTACH_PERSISTENT,
     DbFlag.REPLICATED: Control.DB_ATTACH_REPLICATED,
 }
+
+
+class NoDaemon(ClientError):
+    """No daemon answers at the socket, or it closed the connection."""
+
+
+class TimeUp(ClientError):
+    """No answer came in time."""
+
+
+class Refused(ClientError):
+    """A daemon answered a control with a `status` that is not 0."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class Connection:
@@ -49,7 +65,7 @@ class Connection:
             self.pnn = self.control(Control.GET_PNN).status
         except OSError as error:
             self._socket.close()
-            raise ClientError(
+            raise NoDaemon(
                 f"cannot connect to the daemon at '{self._path}': {error.strerror}; is ctdbpyd running?"
             ) from error
         except ClientError:
@@ -77,7 +93,13 @@ class Connection:
 
     def send(self, packet: packets.Packet) -> None:
         """Send one packet as it is."""
-        self._socket.sendall(packet.encode(padded=False))
+        try:
+            self._socket.settimeout(self.timeout_s)
+            self._socket.sendall(packet.encode(padded=False))
+        except TimeoutError:
+            raise TimeUp(f"cannot send to the daemon at '{self._path}': it reads nothing") from None
+        except OSError as error:
+            raise NoDaemon(f"cannot send to the daemon at '{self._path}': {error.strerror}") from error
 
     def receive(self, timeout_s: float | None = None) -> packets.Packet:
         """The next packet. Raises ClientError when none comes in time or the daemon is gone."""
@@ -91,14 +113,16 @@ class Connection:
                     return packets.decode(data)
             left = deadline - time.monotonic()
             if left <= 0:
-                raise ClientError(f"cannot get an answer from the daemon at '{self._path}': time is up")
+                raise TimeUp(f"cannot get an answer from the daemon at '{self._path}': time is up")
             self._socket.settimeout(left)
             try:
                 data = self._socket.recv(1 << 20)
             except TimeoutError:
                 continue
+            except ConnectionError:
+                data = b""
             if not data:
-                raise ClientError(
+                raise NoDaemon(
                     f"cannot get an answer from the daemon at '{self._path}': it closed the connection"
                 )
             self._received += data
@@ -111,9 +135,29 @@ class Connection:
                 self.messages.append(packet)
         return self.messages.popleft()
 
-    def _answer(self, reqid: int) -> packets.Packet:
+    def message_to(self, *srvids: int, timeout_s: float) -> packets.ReqMessage | None:
+        """The next message to one of these numbers, None when time is up; messages to others are kept."""
+        for kept in self.messages:
+            if kept.srvid in srvids:
+                self.messages.remove(kept)
+                return kept
+        deadline = time.monotonic() + timeout_s
         while True:
-            packet = self.receive()
+            try:
+                packet = self.receive(max(0.0, deadline - time.monotonic()))
+            except TimeUp:
+                return None
+            if not isinstance(packet, packets.ReqMessage):
+                continue
+            if packet.srvid in srvids:
+                return packet
+            self.messages.append(packet)
+
+    def _answer(self, reqid: int, timeout_s: float | None = None) -> packets.Packet:
+        # Messages, such as the leader's each second, do not make the time any longer.
+        deadline = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
+        while True:
+            packet = self.receive(max(0.0, deadline - time.monotonic()))
             if isinstance(packet, packets.ReqMessage):
                 self.messages.append(packet)
             elif packet.reqid == reqid:
@@ -129,27 +173,68 @@ class Connection:
         destnode: int = CURRENT_NODE,
         srvid: int = 0,
         flags: int = 0,
+        timeout_s: float | None = None,
     ) -> packets.ReplyControl:
         """Send a control and wait for its reply, whatever its status is."""
-        self._reqid += 1
-        data = controls.encode_request(opcode, value)
-        self.send(packets.ReqControl(0, destnode, 0, self._reqid, opcode, srvid, 0, flags, data))
-        reply = self._answer(self._reqid)
+        reply = self._answer(self._send_control(opcode, value, destnode, srvid, flags), timeout_s)
         if not isinstance(reply, packets.ReplyControl):
             raise ClientError(
                 f"cannot use the answer to control {opcode.name}: it is a {type(reply).__name__}"
             )
         return reply
 
+    def controls(
+        self,
+        opcode: Control,
+        value: object = None,
+        *,
+        nodes: Iterable[int],
+        timeout_s: float | None = None,
+    ) -> dict[int, packets.ReplyControl]:
+        """Ask several nodes at a time. Who has not answered when time is up is missing."""
+        asked = {self._send_control(opcode, value, pnn, 0, 0): pnn for pnn in nodes}
+        replies: dict[int, packets.ReplyControl] = {}
+        deadline = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
+        while asked:
+            try:
+                packet = self.receive(max(0.0, deadline - time.monotonic()))
+            except TimeUp:
+                break
+            if isinstance(packet, packets.ReqMessage):
+                self.messages.append(packet)
+            elif packet.reqid in asked:
+                pnn = asked.pop(packet.reqid)
+                if isinstance(packet, packets.ReplyControl):
+                    replies[pnn] = packet
+        return replies
+
     def ask(
-        self, opcode: Control, value: object = None, *, destnode: int = CURRENT_NODE, srvid: int = 0
+        self,
+        opcode: Control,
+        value: object = None,
+        *,
+        destnode: int = CURRENT_NODE,
+        srvid: int = 0,
+        timeout_s: float | None = None,
     ) -> Any:
-        """Send a control and return what its reply carries. Raises ClientError unless its status is 0."""
-        reply = self.control(opcode, value, destnode=destnode, srvid=srvid)
-        if reply.status != 0:
-            reason = reply.error or f"status {reply.status}"
-            raise ClientError(f"cannot do {opcode.name}: {reason}")
-        return controls.decode_reply(opcode, reply.data)
+        """Send a control and return what its reply carries. Raises Refused unless its status is 0."""
+        return answer_of(
+            opcode, self.control(opcode, value, destnode=destnode, srvid=srvid, timeout_s=timeout_s)
+        )
+
+    def tell(self, opcode: Control, value: object = None, *, destnode: int = CURRENT_NODE) -> None:
+        """Send a control that nobody answers."""
+        self._send_control(opcode, value, destnode, 0, ControlFlag.NOREPLY)
+
+    def _send_control(self, opcode: Control, value: object, destnode: int, srvid: int, flags: int) -> int:
+        self._reqid += 1
+        data = controls.encode_request(opcode, value)
+        self.send(packets.ReqControl(0, destnode, 0, self._reqid, opcode, srvid, 0, flags, data))
+        return self._reqid
+
+    def listen(self, srvid: int) -> None:
+        """Have messages to `srvid` sent here."""
+        self.ask(Control.REGISTER_SRVID, srvid=srvid)
 
     def call(
         self, db_id: int, key: bytes, callid: int = CallId.NULL, flags: int = CallFlag.IMMEDIATE_MIGRATION
@@ -196,3 +281,11 @@ class Connection:
                 self.control(Control.DEREGISTER_SRVID, srvid=srvid)
                 return
             yield record
+
+
+def answer_of(opcode: Control, reply: packets.ReplyControl) -> Any:
+    """What a reply carries. Raises Refused unless its status is 0."""
+    if reply.status != 0:
+        reason = reply.error or f"status {reply.status}"
+        raise Refused(f"cannot do {opcode.name}: {reason}", reply.status)
+    return controls.decode_reply(opcode, reply.data)
