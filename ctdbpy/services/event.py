@@ -12,6 +12,7 @@ from ctdbpy.errors import ServiceError
 
 #: Name of a service -> its module, which has `run(event: Event) -> None` and raises ServiceError.
 SERVICES: Final[dict[str, str]] = {
+    "functions": "ctdbpy.services.functions",
     "netbios": "ctdbpy.services.netbios",
     "samba": "ctdbpy.services.samba",
     "winbind": "ctdbpy.services.winbind",
@@ -26,7 +27,8 @@ class Event:
     """What happened, and the options that the script has loaded into its environment.
 
     name: the event's word ("monitor"). arguments: what upstream passes with it. base: /etc/ctdb.
-    state: a directory that is the services' own and stays over restarts of the daemon.
+    state: a directory that is the services' own; `00.ctdb` empties it when the daemon starts, but for `lasting`
+    in it.
     warnings: lines for the log that make no event fail.
     """
 
