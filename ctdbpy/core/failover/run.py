@@ -94,10 +94,10 @@ class Run:
         flags = {node.pnn: node.flags for node in state.nodes}
         everywhere = state.tunables.no_ip_host_on_all_disabled == 0
         survey = survey_of(answers, flags, hosts_when_all_disabled=everywhere)
-        if survey.is_idle:
-            return
         plan = allocate(survey.addresses, self._rules(rebalance))
         self._planned(plan)
+        if survey.is_idle:
+            return
         transfers = transfers_of(survey, plan)
         urgent = [each for each in transfers if each.is_urgent]
         if urgent:
