@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`ctdbctl why` and `ctdbctl events`: why nodes are as they are, and what led to it."""
+"""`ctdbctl why` and `ctdbctl events`: why nodes and addresses are as they are, and what led to it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from typing import Any, Final
 
 import click
@@ -22,14 +23,30 @@ EVENTS_SHOWN: Final = 10
 _Answer = dict[str, Any]
 
 
+def _about(_context: click.Context, _param: click.Parameter, value: str | None) -> int | str | None:
+    """The number of a node, or an address."""
+    if value is None:
+        return None
+    try:
+        return int(value) if value.isdecimal() else str(ip_address(value))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither the number of a node nor an address") from None
+
+
 @click.command()
-@click.argument("node", type=click.IntRange(0, UNKNOWN_PNN - 1), required=False)
+@click.argument("about", callback=_about, metavar="[NODE|ADDRESS]", required=False)
 @click.pass_obj
-def why(session: Session, node: int | None) -> None:
-    """Say why NODE (or every node) is in the state it is in.
+def why(session: Session, about: int | str | None) -> None:
+    """Say why NODE (or every node) is in the state it is in, or why ADDRESS is where it is.
 
     With NODE, also say what happened to it lately.
     """
+    if isinstance(about, str):
+        from ctdbpy.cli.why_address import explain_address
+
+        explain_address(session, about)
+        return
+    node = about
     with session.connect() as connection:
         nodes = _nodes(connection, node)
         report = _report(connection, node)
@@ -90,12 +107,12 @@ def _node(node: NodeEntry, own_pnn: int, report: ReasonReport) -> _Answer:
 
 def _standing(reason: Reason) -> _Answer:
     what = "SUSPENDED" if reason.kind == "suspended" else flag_names(NodeFlag(reason.flags))
-    return {"what": what, "since": _moment(reason.wall_us), "told_by": reason.source, "reason": reason.text}
+    return {"what": what, "since": moment(reason.wall_us), "told_by": reason.source, "reason": reason.text}
 
 
 def _event(event: Reason) -> _Answer:
     return {
-        "time": _moment(event.wall_us),
+        "time": moment(event.wall_us),
         "pnn": event.pnn,
         "told_by": event.source,
         "kind": event.kind,
@@ -104,7 +121,7 @@ def _event(event: Reason) -> _Answer:
     }
 
 
-def _moment(wall_us: int) -> str:
+def moment(wall_us: int) -> str:
     """A moment in ISO 8601, in universal time; what no calendar has is given in seconds."""
     try:
         return datetime.fromtimestamp(wall_us / 1_000_000, UTC).isoformat(timespec="milliseconds")
@@ -121,7 +138,7 @@ def _why_text(answer: _Answer) -> str:
         own = " (this node)" if node["this_node"] else ""
         lines.append(f"node {node['pnn']} {node['address']}{own}: {node['state']}")
         lines += [
-            f"    {reason['what']} since {_local(reason['since'])}: {reason['reason']}"
+            f"    {reason['what']} since {local(reason['since'])}: {reason['reason']}"
             for reason in node["reasons"]
         ]
         if not node["reasons"] and node["state"] != "OK":
@@ -140,10 +157,10 @@ def _event_lines(found: Iterable[_Answer], *, with_node: bool) -> Iterable[str]:
         node = f"node {event['pnn']} " if with_node else ""
         teller = "" if event["told_by"] == event["pnn"] else f" [node {event['told_by']} says]"
         state = f"{event['state']}: " if event["kind"] == "flags" else ""
-        yield f"{_local(event['time'])} {node}{event['kind']}: {state}{event['text']}{teller}"
+        yield f"{local(event['time'])} {node}{event['kind']}: {state}{event['text']}{teller}"
 
 
-def _local(moment: str) -> str:
+def local(moment: str) -> str:
     """A moment as a clock on this node's wall shows it."""
     if moment.startswith("@"):
         return moment
