@@ -4,7 +4,7 @@
 Started as `python -m ctdbpy.host.address_helper FD`; FD is one end of a stream socket pair. What it asks of
 the kernel may wait for whoever else changes the network: the daemon's loop must not. When the socket closes,
 and when the lease is over that the daemon serves under (a daemon that stands still cannot see that), every
-address that was put here is removed at once.
+address that was put here is removed at once. If this process stands still too, the kernel uses them no more.
 
 Lines from the daemon                                   answers
 put ID ADDRESS PREFIX INTERFACE                         `done ID`, or `done ID TEXT` with what is wrong
@@ -39,6 +39,7 @@ from typing import Final
 from ctdbpy.errors import HostError
 from ctdbpy.host.addresses import HostAddresses
 from ctdbpy.host.announcements import Announcer, Ends, bytes_of, text_of
+from ctdbpy.host.dead_man import DeadMan
 from ctdbpy.host.realtime import lock_memory, raise_priority
 
 READ_BYTES: Final = 1 << 18
@@ -95,6 +96,7 @@ class Helper:
         self._host = HostAddresses(self._log)
         self._announcer = Announcer()
         self._lease = Lease()
+        self._dead_man = DeadMan(self._log)
         self._shortened = -1
         #: What was put here: the interface by address.
         self._held: dict[bytes, str] = {}
@@ -130,12 +132,14 @@ class Helper:
                     self._log(trouble)
                 if self._tell_s is not None and self._tell_s <= now_s:
                     self._tell()
+                self._dead_man.watch(self._held, self._lease.left_s)
         finally:
             self._drop_all()
 
     def _wait_ms(self) -> float | None:
         now_s = time.monotonic()
-        waits = [due - now_s for due in (self._announcer.deadline_s, self._tell_s) if due is not None]
+        moments = (self._announcer.deadline_s, self._tell_s, self._dead_man.deadline_s)
+        waits = [due - now_s for due in moments if due is not None]
         if self._held and (left_s := self._lease.left_s) is not None:
             waits.append(left_s)
         # Rounded up, or the last millisecond would be spent asking.

@@ -393,6 +393,57 @@ def test_addresses_go_with_the_lease(stage: Stage) -> None:
         os.close(shortened)
 
 
+@pytest.mark.parametrize("lease_s", [0.4, None], ids=["lease", "no lease"])
+def test_a_host_that_stands_still_uses_no_address_after_its_lease(
+    stage: Stage, lease_s: float | None
+) -> None:
+    holder = stage.hold("n0")
+    server = stage.serve("n0")
+    page_fd = os.memfd_create("lease")
+    os.ftruncate(page_fd, mmap.PAGESIZE)
+    with mmap.mmap(page_fd, mmap.PAGESIZE) as page:
+        shortened = os.eventfd(0)
+        wanted = b"lease -\n" if lease_s is None else b"lease 10000000\n"
+        socket.send_fds(holder.ours, [wanted], [page_fd, shortened])
+        os.close(page_fd)
+        holder.take(IPV4, 24)
+        holder.take(IPV6, 64)
+        client, _port = stage.connect(server, IPV4)
+        stage.run("c0", "ip neigh flush dev pub0")
+        if lease_s is not None:
+            # Renewed until the host stands still, as long as it takes to see that it is used.
+            _hold_until(page, time.clock_gettime(time.CLOCK_BOOTTIME) + 60)
+        assert [_answers(stage, each) for each in (IPV4, IPV6)] == [True, True]
+        if lease_s is not None:
+            _hold_until(page, time.clock_gettime(time.CLOCK_BOOTTIME) + lease_s)
+            os.eventfd_write(shortened, 1)
+        for _ in range(2):
+            # It looks at the lease between two deeds.
+            assert holder.do("remove", "10.78.1.1") == ""
+        stage.lab.freeze("n0")
+        try:
+            time.sleep((lease_s or 0.4) + 0.1)
+            stage.run("c0", "ip neigh flush dev pub0")
+            is_used = lease_s is None
+            assert [_answers(stage, each) for each in (IPV4, IPV6)] == [is_used, is_used]
+            assert _answers(stage, stage.lab.address("n0")), "what is not public is not concerned"
+        finally:
+            stage.lab.thaw("n0")
+        if lease_s is not None:
+            holder.see_until(place(IPV4, 24), stands=False)
+            _hold_until(page, time.clock_gettime(time.CLOCK_BOOTTIME) + 60)
+            holder.take(IPV4, 24)
+            assert _answers(stage, IPV4)
+        client.process.kill()
+        os.close(shortened)
+
+
+def _answers(stage: Stage, address: str) -> bool:
+    """Whether the client's pings are answered."""
+    ping = ["ping", "-c3", "-i0.1", "-W1", address]
+    return stage.lab.run("c0", ping, timeout_s=10, check=False).returncode == 0
+
+
 def _hold_until(page: mmap.mmap, when_s: float) -> None:
     struct.pack_into("=q", page, 24, int(when_s * 1_000_000))
 

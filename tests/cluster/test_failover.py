@@ -134,6 +134,11 @@ _FAULTS: dict[str, tuple[Callable[[Watched, str], None], Callable[[Watched, str]
         lambda watched, host: watched.lab.cut(host, "private", manner="silent"),
         lambda watched, host: watched.lab.mend(host),
     ),
+    # Its kernel goes on, and would answer for its addresses.
+    "frozen": (
+        lambda watched, host: watched.lab.freeze(host),
+        lambda watched, host: watched.lab.thaw(host),
+    ),
     "killed daemon": (
         lambda watched, host: watched.cluster.kill(host),
         lambda watched, host: watched.cluster.start(host),

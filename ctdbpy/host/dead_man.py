@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A dead man's switch: the kernel uses public addresses only while whoever holds them shows that it lives.
+
+A host whose processes all stand still (no memory left, a disk that hangs) has a kernel that goes on: it
+answers ARP for its addresses and acknowledges what clients send, while another node serves them. So rules
+drop what comes for held addresses and what goes out from them, unless a set has an element; and that
+element's time runs out with the lease unless it is renewed.
+
+The tables belong to this process' netlink socket (`flags owner`): nobody else changes them; they go with it.
+
+Source: nft(8), libnftables(3).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from typing import Any, Final
+
+from ctdbpy.errors import HostError
+from ctdbpy.host.announcements import text_of
+
+_LIBRARY: Final = "libnftables.so.1"
+#: Renewed when so much of the time is over: a few renewals may come late.
+_RENEW_PART: Final = 0.25
+#: A lease counts as shortened by more than this: two clocks are read, one after the other.
+_SHORTER_S: Final = 0.01
+#: After a failure there is no switch for so long.
+_AGAIN_S: Final = 60.0
+
+_TABLES: Final = """
+table arp ctdbpy {
+    flags owner
+    set held4 { type ipv4_addr; }
+    set alive { type ether_type; flags timeout; }
+    chain out {
+        type filter hook output priority 0; policy accept;
+        arp saddr ip @held4 meta protocol != @alive drop
+    }
+}
+table inet ctdbpy {
+    flags owner
+    set held4 { type ipv4_addr; }
+    set held6 { type ipv6_addr; }
+    set alive { type ether_type; flags timeout; }
+    chain in {
+        type filter hook input priority -400; policy accept;
+        ip daddr @held4 meta protocol != @alive drop
+        ip6 daddr @held6 meta protocol != @alive drop
+    }
+    chain out {
+        type filter hook output priority -400; policy accept;
+        ip saddr @held4 meta protocol != @alive drop
+        ip6 saddr @held6 meta protocol != @alive drop
+    }
+}
+"""
+#: In one transaction: kernels before 6.12 do not change the time of an element that is there.
+_RENEW: Final = """
+flush set arp ctdbpy alive
+add element arp ctdbpy alive {{ arp timeout {ms}ms }}
+flush set inet ctdbpy alive
+add element inet ctdbpy alive {{ ip timeout {ms}ms, ip6 timeout {ms}ms }}
+"""
+#: Where addresses of a length are held.
+_SETS: Final = {4: ("arp ctdbpy held4", "inet ctdbpy held4"), 16: ("inet ctdbpy held6",)}
+
+
+class DeadMan:
+    """Tell it often what is held and for how long; `deadline_s` says when at the latest."""
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self._log = log
+        self._nft: _Nft | None = None
+        self._again_s = 0.0
+        self._watched: frozenset[bytes] = frozenset()
+        self._until_s = 0.0
+        #: When to renew, by the monotonic clock; None while nothing runs out.
+        self.deadline_s: float | None = None
+
+    def close(self) -> None:
+        """No rules any more."""
+        if self._nft is not None:
+            self._nft.close()
+            self._nft = None
+        self._watched, self.deadline_s = frozenset(), None
+
+    def watch(self, held: Collection[bytes], left_s: float | None) -> None:
+        """Have these addresses used for so long from now and no longer; with None, without end."""
+        now_s = time.monotonic()
+        if now_s < self._again_s or (left_s is None and not self._watched):
+            return
+        wanted = frozenset(held) if left_s is not None else frozenset()
+        time_s = left_s if wanted and left_s is not None and left_s > 0 else None
+        # A lease may have become shorter, too.
+        is_due = time_s is not None and (
+            self.deadline_s is None or now_s >= self.deadline_s or now_s + time_s < self._until_s
+        )
+        if self._nft is not None and wanted == self._watched and not is_due:
+            if time_s is None:
+                self.deadline_s = None
+            return
+        try:
+            self._change(wanted, time_s)
+        except HostError as error:
+            self.close()
+            self._again_s = now_s + _AGAIN_S
+            self._log(f"{error}; should this host hang, its addresses are answered for here and elsewhere")
+        else:
+            self.deadline_s = now_s + time_s * _RENEW_PART if time_s is not None else None
+            self._until_s = now_s + (time_s or 0) - _SHORTER_S
+
+    def _change(self, wanted: frozenset[bytes], time_s: float | None) -> None:
+        if self._nft is None:
+            # Before there are addresses: it takes longer than to put some.
+            self._nft = _Nft()
+            self._nft.run(_TABLES)
+        commands = _RENEW.format(ms=max(1, int(time_s * 1000))) if time_s is not None else ""
+        commands += _elements("add", wanted - self._watched) + _elements("delete", self._watched - wanted)
+        if commands:
+            self._nft.run(commands)
+        self._watched = wanted
+
+
+class _Nft:
+    """The library, with a socket of its own. Raises HostError when there is none."""
+
+    def __init__(self) -> None:
+        # Not at the top: only where there is a lease to watch over, and it takes a while.
+        import ctypes
+
+        try:
+            library = ctypes.CDLL(_LIBRARY)
+        except OSError as error:
+            raise HostError(f"cannot load '{_LIBRARY}' (package libnftables1): {error}") from None
+        library.nft_ctx_new.restype = ctypes.c_void_p
+        library.nft_ctx_get_error_buffer.restype = ctypes.c_char_p
+        self._library: Any = library
+        context = library.nft_ctx_new(ctypes.c_uint32(0))
+        if context is None:
+            raise HostError("cannot begin with nftables: no memory, or no netlink")
+        self._context = ctypes.c_void_p(context)
+        library.nft_ctx_buffer_output(self._context)
+        library.nft_ctx_buffer_error(self._context)
+
+    def close(self) -> None:
+        """Let go of the socket, and of the tables with it."""
+        self._library.nft_ctx_free(self._context)
+
+    def run(self, commands: str) -> None:
+        """Do all of these, or none. Raises HostError."""
+        if self._library.nft_run_cmd_from_buffer(self._context, commands.encode()):
+            said = (self._library.nft_ctx_get_error_buffer(self._context) or b"").decode(errors="replace")
+            raise HostError(
+                f"cannot set up nftables: {said.strip().partition(chr(10))[0] or 'it does not say why'}"
+            )
+
+
+def _elements(verb: str, addresses: Collection[bytes]) -> str:
+    lines = ""
+    for length, sets in _SETS.items():
+        names = ", ".join(sorted(text_of(address) for address in addresses if len(address) == length))
+        if names:
+            lines += "".join(f"{verb} element {each} {{ {names} }}\n" for each in sets)
+    return lines
