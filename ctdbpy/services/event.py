@@ -13,6 +13,7 @@ from ctdbpy.errors import ServiceError
 #: Name of a service -> its module, which has `run(event: Event) -> None` and raises ServiceError.
 SERVICES: Final[dict[str, str]] = {
     "functions": "ctdbpy.services.functions",
+    "iscsi": "ctdbpy.services.iscsi.events",
     "netbios": "ctdbpy.services.netbios",
     "samba": "ctdbpy.services.samba",
     "winbind": "ctdbpy.services.winbind",
