@@ -66,7 +66,9 @@ def load_cluster(text: str, source: str, paths: Paths, *, number: int | None = N
     file = read_cluster(text, source)
     node = own_node(file, paths.own_node) if number is None else file.node(number)
     if node is None:
-        raise ConfigError(f"cannot use '{source}': it has no node {number}; this node is that one")
+        raise ConfigError(
+            f"cannot use '{source}:1': it has no node {number}, which is this one; list it under 'nodes'"
+        )
     return configure(file, node, paths)
 
 

@@ -10,7 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
+from ctdbpy.core.inputs import NodeAddress, PublicAddress
 from ctdbpy.wire.addresses import Connection
+from ctdbpy.wire.own import ConfigurationAction
+from ctdbpy.wire.tunables import Tunables
 
 
 class LogLevel(IntEnum):
@@ -214,6 +217,22 @@ class ReadPublicAddresses:
 
 
 @dataclass(frozen=True, slots=True)
+class LookAtConfiguration:
+    """See how the node would run with its files, or with a cluster file; `inputs.ConfigurationSeen` answers.
+
+    The rest says how it runs: what may have changed since it was started.
+    """
+
+    look_id: int
+    action: ConfigurationAction
+    text: str
+    nodes: tuple[NodeAddress, ...]
+    public_addresses: tuple[PublicAddress, ...]
+    tunables: Tunables
+    log_level: int
+
+
+@dataclass(frozen=True, slots=True)
 class SetLogLevel:
     """Log from this level on."""
 
@@ -387,6 +406,7 @@ Effect = (
     | SetHealth
     | ReadNodes
     | ReadPublicAddresses
+    | LookAtConfiguration
     | SetLogLevel
     | SendKeepalive
     | TellGuard

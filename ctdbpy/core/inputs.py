@@ -190,6 +190,14 @@ class PublicAddressesRead:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfigurationSeen:
+    """How the node would run (`effects.LookAtConfiguration`): a ConfigurationReport for whoever asked."""
+
+    look_id: int
+    report: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class RecordsComplained:
     """The record engine met something only the core can decide.
 
@@ -354,6 +362,7 @@ Input = (
     | RevokeWanted
     | NodesRead
     | PublicAddressesRead
+    | ConfigurationSeen
     | RecordsComplained
     | NodeSeen
     | LeaseLost

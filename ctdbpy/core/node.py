@@ -19,6 +19,7 @@ from ctdbpy.core.inputs import (
     ClientConnected,
     ClientControlArrived,
     ClientGone,
+    ConfigurationSeen,
     EventEnded,
     HostSeen,
     Input,
@@ -152,6 +153,8 @@ class Node:
                 rooms.links.file_read(happened)
             case PublicAddressesRead():
                 rooms.addresses.file_read(happened)
+            case ConfigurationSeen():
+                rooms.configuration.seen(happened)
             case RecordsComplained():
                 self._complained(happened)
             case EventEnded():

@@ -21,6 +21,7 @@ from ctdbpy.core.leader.mesh import Mesh
 from ctdbpy.core.leader.recovery import Recovery
 from ctdbpy.core.leader.watch import Watch
 from ctdbpy.core.membership.bans import Bans
+from ctdbpy.core.membership.configuration import Configuration
 from ctdbpy.core.membership.flags import Flags
 from ctdbpy.core.membership.links import Links
 from ctdbpy.core.membership.reasons import Accounts
@@ -58,6 +59,7 @@ class Rooms:
         self.jobs = Jobs(state)
         self.events = Events(state)
         self.links = Links(state, self.routing)
+        self.configuration = Configuration(state)
         self.flags = Flags(state, self.routing)
         self.health = Health(state, self.runner, self.routing, self.events, self.flags.change_own)
         self.accounts = Accounts(state)

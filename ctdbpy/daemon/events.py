@@ -110,6 +110,11 @@ class EventRunner:
         self._spawn = spawn
         self._components: dict[str, _Component] = {}
         self._is_debugging = False
+        self._options: Mapping[str, Mapping[str, str]] = {}
+
+    def use_options(self, options: Mapping[str, Mapping[str, str]]) -> None:
+        """Give each script of COMPONENT the variables under its name, and those under "all", from now on."""
+        self._options = options
 
     # -- events ---------------------------------------------------------------------------
 
@@ -203,7 +208,8 @@ class EventRunner:
 
     async def _serve(self, component: _Component, run: Run) -> None:
         order = run.order
-        scripts_run = ScriptsRun(self._children, self._environ)
+        options = self._options if order.component == COMPONENT else {}
+        scripts_run = ScriptsRun(self._children, self._environ, options)
         try:
             # In a thread: the directory may lie on a disk that takes its time.
             scripts = await asyncio.to_thread(list_scripts, self._directory / order.component)

@@ -20,6 +20,7 @@ from ctdbpy.core.node import Node
 from ctdbpy.daemon import poller as pollers
 from ctdbpy.daemon.addresses import Addresses
 from ctdbpy.daemon.cluster_lock import ClusterLocks
+from ctdbpy.daemon.configuring import ConfigurationFiles
 from ctdbpy.daemon.events import EventRunner, Order, Outcome, Run
 from ctdbpy.daemon.guard import Guard
 from ctdbpy.daemon.locks import LockWaiters
@@ -63,8 +64,7 @@ class Pump:
         health: Health,
         events: EventRunner,
         notifier: Notifier,
-        read_nodes: Callable[[], tuple[inputs.NodeAddress, ...]],
-        read_public_addresses: Callable[[], tuple[inputs.PublicAddress, ...]],
+        files: ConfigurationFiles,
         set_log_level: Callable[[int], None],
         version: int,
         spawn: Callable[[str, Coroutine[Any, Any, None]], asyncio.Task[None]],
@@ -83,8 +83,7 @@ class Pump:
         self._events = events
         self._event_runs: dict[int, Run] = {}
         self._notifier = notifier
-        self._read_nodes = read_nodes
-        self._read_public_addresses = read_public_addresses
+        self._files = files
         self._set_log_level = set_log_level
         self._version = version
         self._spawn = spawn
@@ -293,6 +292,8 @@ class Pump:
                 self._spawn(f"read nodes {read_id}", self._answer_nodes(read_id))
             case effects.ReadPublicAddresses(read_id):
                 self._spawn(f"read public addresses {read_id}", self._answer_public_addresses(read_id))
+            case effects.LookAtConfiguration(look_id):
+                self._spawn(f"look at the configuration {look_id}", self._answer_look(effect))
             case effects.SetLogLevel(level):
                 # Clients may ask for any number; beyond the last level there is nothing more to say.
                 self._set_log_level(min(max(level, LogLevel.ERROR), LogLevel.DEBUG))
@@ -344,17 +345,23 @@ class Pump:
     async def _answer_nodes(self, read_id: int) -> None:
         """In a thread, for the nodes may come from a program that takes its time."""
         try:
-            answer = inputs.NodesRead(read_id, await asyncio.to_thread(self._read_nodes))
+            answer = inputs.NodesRead(read_id, await asyncio.to_thread(self._files.nodes))
         except ConfigError as error:
             answer = inputs.NodesRead(read_id, (), str(error))
         self.step(answer)
 
     async def _answer_public_addresses(self, read_id: int) -> None:
         try:
-            answer = inputs.PublicAddressesRead(read_id, await asyncio.to_thread(self._read_public_addresses))
+            answer = inputs.PublicAddressesRead(
+                read_id, await asyncio.to_thread(self._files.public_addresses)
+            )
         except ConfigError as error:
             answer = inputs.PublicAddressesRead(read_id, (), str(error))
         self.step(answer)
+
+    async def _answer_look(self, look: effects.LookAtConfiguration) -> None:
+        report = await asyncio.to_thread(self._files.look, look)
+        self.step(inputs.ConfigurationSeen(look.look_id, report.pack()))
 
     def _announce(self, text: str, ready: bool) -> None:
         if ready and not self._is_ready:

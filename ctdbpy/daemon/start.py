@@ -24,14 +24,13 @@ from typing import Final
 
 import ctdbpy
 from ctdbpy.config.configuration import Configuration, load
-from ctdbpy.config.nodes import NodeAddress, load_nodes
 from ctdbpy.config.paths import Paths
-from ctdbpy.config.public_addresses import PublicAddress, load_public_addresses
 from ctdbpy.core import effects, inputs
 from ctdbpy.core.node import Node
 from ctdbpy.core.state import FoundDatabase, NodeConfig, Quorum
 from ctdbpy.daemon.addresses import Addresses, AddressHelper, PretendedAddresses
 from ctdbpy.daemon.cluster_lock import ClusterLocks
+from ctdbpy.daemon.configuring import ConfigurationFiles, core_nodes, core_public, script_options
 from ctdbpy.daemon.entropy import SystemEntropy
 from ctdbpy.daemon.event_socket import EventSocket
 from ctdbpy.daemon.events import EventRunner, script_environment
@@ -76,8 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="ctdbpyd",
         description="The daemon of a ctdbpy node. "
-        "Without arguments it runs in the foreground on the files in /etc/ctdb.",
-        epilog="Files: /etc/ctdb/{ctdb.conf,nodes,public_addresses,ctdb.tunables}. See ctdbpyd(8).",
+        "Without arguments it runs in the foreground, on /etc/ctdbpy/cluster.yaml or the files in /etc/ctdb.",
+        epilog="Files: /etc/ctdbpy/cluster.yaml, if it is there; else "
+        "/etc/ctdb/{ctdb.conf,nodes,public_addresses,ctdb.tunables}. See ctdbpyd(8).",
     )
     parser.add_argument(
         "-i", "--interactive", action="store_true", help="log to stderr instead of the log location"
@@ -85,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"ctdbpyd {ctdbpy.__version__}")
     options = parser.parse_args(argv)
     try:
-        configuration = load(Paths.from_environment(os.environ))
+        base = Paths.from_environment(os.environ)
+        configuration = load(base)
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_CANNOT_START
@@ -102,10 +103,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         stack.callback(logs.close)
         if logs.note:
             log.warning("%s", logs.note)
-        return _run(configuration, logs, stack, is_interactive=options.interactive)
+        return _run(base, configuration, logs, stack, is_interactive=options.interactive)
 
 
-def _run(configuration: Configuration, logs: Logs, stack: ExitStack, *, is_interactive: bool) -> int:
+def _run(
+    base: Paths, configuration: Configuration, logs: Logs, stack: ExitStack, *, is_interactive: bool
+) -> int:
+    """`base`: the paths as they are without settings."""
     paths = configuration.paths
     code = EXIT_CANNOT_START
     try:
@@ -139,7 +143,7 @@ def _run(configuration: Configuration, logs: Logs, stack: ExitStack, *, is_inter
         log.error("%s", error)
         sys.stderr.write(f"{error}\n")
         return code
-    start = _Start(configuration, logs, pnn, is_interactive)
+    start = _Start(base, configuration, logs, pnn, is_interactive)
     sockets = _Sockets(listening, event_listening, node_listener)
     layout = FileLayout(
         volatile=paths.volatile,
@@ -179,6 +183,7 @@ class _Sockets:
 
 @dataclass(frozen=True, slots=True)
 class _Start:
+    base: Paths
     configuration: Configuration
     logs: Logs
     pnn: int
@@ -276,8 +281,7 @@ class _Start:
             health=health,
             events=events,
             notifier=notifier,
-            read_nodes=lambda: _nodes(paths.nodes),
-            read_public_addresses=lambda: _public(load_public_addresses(paths.public_addresses)),
+            files=ConfigurationFiles(self.base, configuration, self.pnn, events.use_options),
             set_log_level=self.logs.set_level,
             version=version[0] << 16 | version[1],
             spawn=tasks.spawn,
@@ -316,7 +320,7 @@ class _Start:
     def _events(self, children: Children, tasks: Tasks) -> EventRunner:
         paths, settings = self.configuration.paths, self.configuration.settings
         script_level = python_level(settings.script_log_level)
-        return EventRunner(
+        runner = EventRunner(
             paths.event_scripts.parent,
             children,
             environ=script_environment(
@@ -332,6 +336,8 @@ class _Start:
             log_trouble=log.error,
             spawn=tasks.spawn,
         )
+        runner.use_options(script_options(self.configuration.script_options or ()))
+        return runner
 
     def _node_config(self, health: Health, now_s: float) -> NodeConfig:
         configuration = self.configuration
@@ -343,7 +349,7 @@ class _Start:
             capabilities &= ~Capability.LMASTER
         return NodeConfig(
             pnn=self.pnn,
-            nodes=_addresses(configuration.nodes),
+            nodes=core_nodes(configuration.nodes),
             tunables=configuration.tunables,
             capabilities=capabilities,
             stopped=settings.start_as_stopped,
@@ -355,7 +361,7 @@ class _Start:
                 FoundDatabase(name, health.reason(name) or "")
                 for name in persistent_files(configuration.paths.persistent, self.pnn)
             ),
-            public_addresses=_public(configuration.public_addresses),
+            public_addresses=core_public(configuration.public_addresses),
             moves_addresses=not settings.failover_disabled,
             puts_addresses=settings.puts_addresses,
             scripts_first=_scripts_first(settings.scripts_first, configuration.paths),
@@ -388,10 +394,6 @@ def _version(paths: Paths, environ: Mapping[str, str]) -> tuple[int, int]:
     return SAMBA_VERSION
 
 
-def _public(addresses: Sequence[PublicAddress]) -> tuple[inputs.PublicAddress, ...]:
-    return tuple(inputs.PublicAddress(each.address, each.prefix, each.interfaces) for each in addresses)
-
-
 def _scripts_first(wanted: bool | None, paths: Paths) -> bool:
     """If nothing is set: NFS locks are reclaimed in a grace period that scripts begin."""
     if wanted is not None:
@@ -401,11 +403,3 @@ def _scripts_first(wanted: bool | None, paths: Paths) -> bool:
     except OSError:
         return False
     return any(script.is_enabled and "nfs" in script.name for script in scripts)
-
-
-def _nodes(path: str) -> tuple[inputs.NodeAddress, ...]:
-    return _addresses(load_nodes(path))
-
-
-def _addresses(nodes: Sequence[NodeAddress]) -> tuple[inputs.NodeAddress, ...]:
-    return tuple(inputs.NodeAddress(node.pnn, node.address, node.deleted) for node in nodes)

@@ -24,6 +24,9 @@ SUFFIX: Final = ".script"
 #: A whole directory of them is told in one packet of the event protocol, which may have 16 MiB.
 SCRIPTS_MAX: Final = 200
 
+#: Instead of a name: each of them.
+EVERY_SCRIPT: Final = "all"
+
 _NAME: Final = re.compile(r"[0-9][0-9]\..*\.script", re.DOTALL)
 #: A shell's exit status from here on stands for an errno, as upstream's own child has it.
 _FIRST_ERRNO: Final = 64
@@ -106,13 +109,20 @@ def enable_script(directory: Path, name: str, *, is_enabled: bool) -> None:
 class ScriptsRun:
     """One run of scripts, in order, until one fails. Cancelling `run` kills the script under way.
 
+    options: variables for a script by its name, or for EVERY_SCRIPT.
     ends: how those that have run ended. hung: those that time was up for; they still run, for whoever wants
     to look at them before they are ended.
     """
 
-    def __init__(self, children: Children, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        children: Children,
+        environ: Mapping[str, str],
+        options: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
         self._children = children
         self._environ = environ
+        self._options = options or {}
         self.ends: list[ScriptEnd] = []
         self.hung: list[Child] = []
 
@@ -146,7 +156,7 @@ class ScriptsRun:
             return _not_enabled(script.path), b""
         try:
             child = self._children.spawn(
-                [str(script.path), *arguments], environ=self._environ, collect_output=True
+                [str(script.path), *arguments], environ=self._environ_of(script), collect_output=True
             )
         except HostError as error:
             return _not_started(script.path, error), b""
@@ -163,6 +173,9 @@ class ScriptsRun:
             child.kill()
             raise
         return _result(exit_)
+
+    def _environ_of(self, script: Script) -> Mapping[str, str]:
+        return {**self._environ, **self._options.get(EVERY_SCRIPT, {}), **self._options.get(script.name, {})}
 
 
 def _is_enabled(path: Path) -> bool:

@@ -21,6 +21,7 @@ from ctdbpy.store import engine as upcalls
 from ctdbpy.wire import packets
 from ctdbpy.wire.constants import BROADCAST_CONNECTED
 from ctdbpy.wire.srvids import SRVID_RECONFIGURE
+from ctdbpy.wire.structures import ConfigurationReport
 from ctdbpy.wire.tunables import Tunables
 
 if TYPE_CHECKING:
@@ -453,6 +454,9 @@ class SimNode:
             case effects.ReadPublicAddresses(read_id):
                 read = inputs.PublicAddressesRead(read_id, self.node.state.config.public_addresses)
                 self.later(0.0, lambda: self.step(read))
+            case effects.LookAtConfiguration(look_id):
+                seen = inputs.ConfigurationSeen(look_id, ConfigurationReport(0).pack())
+                self.later(0.0, lambda: self.step(seen))
             case effects.ReadNodes(read_id):
                 nodes = tuple(inputs.NodeAddress(pnn, address) for pnn, address in enumerate(self.addresses))
                 self.later(0.0, lambda: self.step(inputs.NodesRead(read_id, nodes)))

@@ -34,6 +34,8 @@ from ctdbpy.wire.opcodes import Control
 from ctdbpy.wire.structures import (
     AddrInfo,
     BanState,
+    ConfigurationReport,
+    ConfigurationRequest,
     Connection,
     DbGenerations,
     DbIdMap,
@@ -270,6 +272,7 @@ _SPECS: Final = (
         Control.GET_CONNECTIONS, U32, ServedConnections, "ours; answers when there are not so many, or soon"
     ),
     _live(Control.GET_LEADER, Nothing, U32, "ours; UNKNOWN_PNN is nobody"),
+    _live(Control.CONFIGURE, ConfigurationRequest, ConfigurationReport, "ours; answers late"),
     _obsolete(Control.GET_NODEMAPv4),
     _obsolete(Control.SET_DMASTER),
     _obsolete(Control.PULL_DB),

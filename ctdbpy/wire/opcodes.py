@@ -171,6 +171,7 @@ class Control(IntEnum):
     GET_PLACEMENTS = OWN_CONTROLS + 3
     GET_CONNECTIONS = OWN_CONTROLS + 4
     GET_LEADER = OWN_CONTROLS + 5
+    CONFIGURE = OWN_CONTROLS + 6
 
     @property
     def is_own(self) -> bool:

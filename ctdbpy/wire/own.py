@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import ClassVar, Final, Self
 
 from ctdbpy.errors import ProtocolError
@@ -189,3 +190,69 @@ class ServedConnections(Structure):
     def read(cls, reader: Reader) -> Self:
         count = reader.u32("count")
         return cls(count, read_entries(reader, Connection, reader.count(Connection.SIZE, "num")))
+
+
+#: More text about a configuration does not go into one packet, in bytes of UTF-8.
+CONFIGURATION_TEXT_MAX: Final = 1 << 22
+
+
+class ConfigurationAction(IntEnum):
+    """What a node is to do about its configuration."""
+
+    READ = 0
+    """Read the files that it would start with."""
+    CHECK = 1
+    """See whether a cluster file would do."""
+    STORE = 2
+    """Keep the cluster file, if it would do."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigurationRequest(Structure):
+    """`text` is that of the cluster file to CHECK or STORE."""
+
+    action: int
+    text: str = ""
+
+    def write(self, writer: Writer) -> None:
+        writer.u32(self.action, "action")
+        _write_long(writer, self.text, "text")
+
+    @classmethod
+    def read(cls, reader: Reader) -> Self:
+        return cls(reader.u32("action"), _read_text(reader, "text", CONFIGURATION_TEXT_MAX))
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigurationReport(Structure):
+    """How a node runs, and how it would with the files or the text it was asked about.
+
+    wall_us: the node's clock, microseconds since 1970. source: where its configuration comes from.
+    running and found: facts, each a line `NAME = VALUE`; found is empty if there are problems.
+    problems and notes: lines.
+    """
+
+    wall_us: int
+    source: str = ""
+    running: str = ""
+    found: str = ""
+    problems: str = ""
+    notes: str = ""
+
+    def write(self, writer: Writer) -> None:
+        writer.u64(self.wall_us, "wall_us")
+        for field in ("source", "running", "found", "problems", "notes"):
+            _write_long(writer, getattr(self, field), field)
+
+    @classmethod
+    def read(cls, reader: Reader) -> Self:
+        wall_us = reader.u64("wall_us")
+        fields = ("source", "running", "found", "problems", "notes")
+        return cls(wall_us, *(_read_text(reader, field, CONFIGURATION_TEXT_MAX) for field in fields))
+
+
+def _write_long(writer: Writer, text: str, field: str) -> None:
+    data = encode_text(text, field)
+    if len(data) > CONFIGURATION_TEXT_MAX:
+        raise ProtocolError(f"cannot encode field '{field}': {len(data)} bytes of text")
+    writer.counted(data, field)

@@ -51,6 +51,9 @@ from ctdbpy.wire.nodes import (
     VnnMap,
 )
 from ctdbpy.wire.own import (
+    ConfigurationAction,
+    ConfigurationReport,
+    ConfigurationRequest,
     DbGeneration,
     DbGenerations,
     Placement,
@@ -86,6 +89,9 @@ __all__ = [
     "BanState",
     "ClientPackets",
     "Codec",
+    "ConfigurationAction",
+    "ConfigurationReport",
+    "ConfigurationRequest",
     "Connection",
     "DbGeneration",
     "DbGenerations",

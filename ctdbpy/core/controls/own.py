@@ -4,13 +4,22 @@
 from __future__ import annotations
 
 from ctdbpy.core.controls.handlers import Handler
+from ctdbpy.core.effects import LogLevel
+from ctdbpy.core.inputs import PublicAddress
 from ctdbpy.core.requests import Reply, Request, refuse
 from ctdbpy.core.rooms import Rooms
 from ctdbpy.wire.codecs import U32
 from ctdbpy.wire.constants import UNKNOWN_PNN
 from ctdbpy.wire.controls import Control
 from ctdbpy.wire.own import CONNECTIONS_NAMED_MAX
-from ctdbpy.wire.structures import DbGeneration, DbGenerations, ServedConnections, SockAddr
+from ctdbpy.wire.structures import (
+    ConfigurationAction,
+    ConfigurationRequest,
+    DbGeneration,
+    DbGenerations,
+    ServedConnections,
+    SockAddr,
+)
 
 #: A number of connections that does not change is told after this.
 _CONNECTIONS_WAIT_S = 1.0
@@ -50,10 +59,28 @@ def _leader(rooms: Rooms, _request: Request, _value: None) -> Reply:
     return Reply(data=U32.pack(rooms.state.leader))
 
 
+async def _configure(rooms: Rooms, request: Request, wanted: ConfigurationRequest) -> Reply:
+    try:
+        action = ConfigurationAction(wanted.action)
+    except ValueError:
+        return refuse(f"there is no action {wanted.action} on a configuration")
+    if action is ConfigurationAction.STORE:
+        asker = rooms.accounts.asked_by(request)
+        rooms.state.log(LogLevel.NOTICE, f"a cluster file is to be kept here: {asker}")
+    addresses = tuple(
+        PublicAddress(each.address, each.prefix, each.interfaces)
+        for each in rooms.addresses.table.entries.values()
+        if not each.is_leaving
+    )
+    seen = await rooms.configuration.look(action, wanted.text, addresses)
+    return Reply(data=seen.report)
+
+
 HANDLERS: dict[Control, Handler] = {
     Control.GET_DB_GENERATIONS: _generations,
     Control.GET_REASONS: _reasons,
     Control.GET_PLACEMENTS: _placements,
     Control.GET_CONNECTIONS: _connections,
     Control.GET_LEADER: _leader,
+    Control.CONFIGURE: _configure,
 }

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ctdbpy.config.cluster_file import ScriptOption
 from ctdbpy.config.cluster_reader import read_cluster
@@ -331,3 +334,19 @@ def test_a_file_that_cannot_be_read_does_not_count_as_missing(tmp_path: Path) ->
     (tmp_path / "cluster.yaml").mkdir()
     with pytest.raises(ConfigError, match=r"cannot read '.*cluster\.yaml': Is a directory"):
         load(paths_at(tmp_path))
+
+
+pieces = st.sampled_from(
+    [
+        *("- ", ": ", "\n  ", "nodes:", "number: 0", "address: 10.0.0.1", "settings:", "é", "\x85"),
+        *"[]{}:,-?&*!|>#%@'\"\n\t ~",
+    ]
+)
+
+
+@given(st.lists(pieces, max_size=40).map("".join) | st.text(max_size=60))
+def test_any_text_is_a_cluster_or_a_mistake_with_a_line(text: str) -> None:
+    try:
+        assert read_cluster(text, "f").nodes
+    except ConfigError as error:
+        assert re.search(r"'f:\d+'|f:\d+: ", str(error))

@@ -3,13 +3,22 @@
 
 from __future__ import annotations
 
-from ctdbpy.core.inputs import ClientGone, PublicAddress, TimeElapsed
+from ctdbpy.core.effects import LookAtConfiguration
+from ctdbpy.core.inputs import ClientGone, ConfigurationSeen, NodeAddress, PublicAddress, TimeElapsed
 from ctdbpy.core.procedures import Promise
 from ctdbpy.core.requests import Reply
 from ctdbpy.wire.codecs import U32
 from ctdbpy.wire.constants import INVALID_GENERATION, UNKNOWN_PNN, RunState
 from ctdbpy.wire.controls import Control
-from ctdbpy.wire.structures import Connection, DbGeneration, DbGenerations, ServedConnections, SockAddr
+from ctdbpy.wire.structures import (
+    ConfigurationAction,
+    ConfigurationRequest,
+    Connection,
+    DbGeneration,
+    DbGenerations,
+    ServedConnections,
+    SockAddr,
+)
 from tests.unit.core.clusters import Cluster
 from tests.unit.core.fakes import Harness
 
@@ -83,6 +92,8 @@ def test_the_number_of_served_connections_is_told_when_it_is_another_one() -> No
     (client_id,) = cluster.nodes[serving].node.state.clients
     cluster.give(serving, ClientGone(client_id, "it ends"))
     assert count(answer) == 0
+
+
 def test_every_node_tells_who_leads_and_that_nobody_does() -> None:
     cluster = Cluster(3)
     leaders = {cluster.ask(pnn, Control.GET_LEADER) for pnn in range(3)}
@@ -92,3 +103,24 @@ def test_every_node_tells_who_leads_and_that_nobody_does() -> None:
     ((status, data),) = leaders
     assert status == 0
     assert {each.node.state.leader for each in cluster.nodes} == {U32.unpack(data)} <= {0, 1, 2}
+
+
+def test_a_configuration_is_looked_at_beside_what_runs() -> None:
+    harness = Harness(public_addresses=(PublicAddress("10.1.0.1", 24, ("eth0",)),))
+    asked = ConfigurationRequest(ConfigurationAction.CHECK, "nodes: []").pack()
+    reqid, effects = harness.send(harness.connect(), Control.CONFIGURE, asked)
+    (look,) = (each for each in effects if isinstance(each, LookAtConfiguration))
+    assert (look.action, look.text) == (ConfigurationAction.CHECK, "nodes: []")
+    assert look.nodes == (NodeAddress(0, "10.0.0.1"),)
+    assert look.public_addresses == (PublicAddress("10.1.0.1", 24, ("eth0",)),)
+    assert look.tunables == harness.node.state.tunables
+    assert harness.replies(effects, reqid) == []
+    (reply,) = harness.replies(harness.give(ConfigurationSeen(look.look_id, b"report")), reqid)
+    assert (reply.status, reply.data) == (0, b"report")
+
+
+def test_an_action_that_does_not_exist_is_refused() -> None:
+    harness = Harness()
+    reply = harness.ask(Control.CONFIGURE, ConfigurationRequest(3).pack())
+    assert (reply.status, reply.error) == (-1, "there is no action 3 on a configuration")
+    assert not any(isinstance(each, LookAtConfiguration) for each in harness.effects)

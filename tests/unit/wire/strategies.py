@@ -127,6 +127,8 @@ STRUCTURES: dict[type[Structure], st.SearchStrategy[Any]] = {
     structures.PublicIpList: build(structures.PublicIpList, tuples_of(public_ip)),
     structures.PullDbExt: build(structures.PullDbExt, u32, u32, u64),
     structures.PushRecord: build(structures.PushRecord, u32, u32, record_header, key, data),
+    structures.ConfigurationReport: build(structures.ConfigurationReport, u64, text, text, text, text, text),
+    structures.ConfigurationRequest: build(structures.ConfigurationRequest, u32, text),
     structures.Reason: reason,
     structures.ReasonReport: build(structures.ReasonReport, reasons, reasons),
     structures.Reasons: reasons,

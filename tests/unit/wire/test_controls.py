@@ -90,6 +90,7 @@ def test_our_own_numbers_are_far_from_upstreams() -> None:
         "GET_PLACEMENTS": 0x43540003,
         "GET_CONNECTIONS": 0x43540004,
         "GET_LEADER": 0x43540005,
+        "CONFIGURE": 0x43540006,
     }
 
 
@@ -144,6 +145,7 @@ def test_sizes_are_checked_only_where_upstream_checks_them() -> None:
         *("REGISTER_SRVID", "DEREGISTER_SRVID", "SHUTDOWN", "LIST_TUNABLES", "UPTIME", "START_RECOVERY"),
         *("END_RECOVERY", "GET_CAPABILITIES", "TUNNEL_REGISTER", "TUNNEL_DEREGISTER"),
         # These vary in length.
+        "CONFIGURE",
         *("SETVNNMAP", "DB_ATTACH", "DB_ATTACH_PERSISTENT", "DB_ATTACH_REPLICATED", "TRAVERSE_DATA"),
         *("SET_TUNABLE", "GET_TUNABLE", "SET_TCP_TICKLE_LIST", "UPDATE_RECORD", "SEND_GRATUITOUS_ARP"),
         *("TRY_DELETE_RECORDS", "ADD_PUBLIC_IP", "DEL_PUBLIC_IP", "REGISTER_NOTIFY", "TRANS3_COMMIT"),
