@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         module.run(happened)
     except CtdbpyError as error:
         failure = error
-    for line in (*happened.warnings, *([failure] if failure else [])):
+    for line in (*happened.answers, *happened.warnings, *([failure] if failure else [])):
         print(line)
     return 1 if failure else 0
 

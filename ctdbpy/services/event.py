@@ -12,10 +12,18 @@ from ctdbpy.errors import ServiceError
 
 #: Name of a service -> its module, which has `run(event: Event) -> None` and raises ServiceError.
 SERVICES: Final[dict[str, str]] = {
+    "backup": "ctdbpy.services.backup",
+    "database": "ctdbpy.services.database",
     "functions": "ctdbpy.services.functions",
     "iscsi": "ctdbpy.services.iscsi.events",
+    "lvs": "ctdbpy.services.lvs",
+    "multipath": "ctdbpy.services.multipath",
+    "natgw": "ctdbpy.services.natgw",
     "netbios": "ctdbpy.services.netbios",
+    "policy_routing": "ctdbpy.services.policy_routing",
+    "reclock": "ctdbpy.services.reclock",
     "samba": "ctdbpy.services.samba",
+    "system": "ctdbpy.services.system",
     "winbind": "ctdbpy.services.winbind",
 }
 
@@ -28,9 +36,8 @@ class Event:
     """What happened, and the options that the script has loaded into its environment.
 
     name: the event's word ("monitor"). arguments: what upstream passes with it. base: /etc/ctdb.
-    state: a directory that is the services' own; `00.ctdb` empties it when the daemon starts, but for `lasting`
-    in it.
-    warnings: lines for the log that make no event fail.
+    state: a directory of the services' own; `00.ctdb` empties it when the daemon starts, but for `lasting`.
+    warnings: lines for the log that make no event fail. answers: lines for whoever asks something else.
     """
 
     name: str
@@ -39,6 +46,7 @@ class Event:
     state: Path
     environ: Mapping[str, str] = field(repr=False)
     warnings: list[str] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
 
     @classmethod
     def from_environment(cls, name: str, arguments: Sequence[str], environ: Mapping[str, str]) -> Event:

@@ -22,9 +22,9 @@ def run(event: Event) -> None:
         case "directories", ():
             paths = configured.paths(event)
             for name, value in zip(("", "_PERSISTENT", "_STATE"), paths.databases, strict=True):
-                print(f"CTDB_DBDIR{name}={shlex.quote(str(value))}")
+                event.answers.append(f"CTDB_DBDIR{name}={shlex.quote(str(value))}")
         case "setting", (section, option):
-            print(_setting(event, section, option))
+            event.answers.append(_setting(event, section, option))
         case "kill-connections", (address,):
             # Only these two need what the package knows of sockets.
             from ctdbpy.services import connections
