@@ -14,9 +14,8 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Final
 
-from ctdbpy.config.public_addresses import load_public_addresses
-from ctdbpy.errors import ConfigError, ServiceError
-from ctdbpy.services import commands, groups, kernel_network, state, tool
+from ctdbpy.errors import ServiceError
+from ctdbpy.services import commands, configured, groups, kernel_network, state, tool
 from ctdbpy.services.event import Event
 from ctdbpy.services.kernel_network import ip, try_ip
 
@@ -195,11 +194,8 @@ def _remembered(note: Path) -> set[Put]:
 
 
 def _require_own_address(event: Event, options: Options) -> None:
-    try:
-        public = load_public_addresses(event.base / "public_addresses")
-    except ConfigError:
-        return  # The daemon says that itself.
-    if options.address.partition("/")[0] in {str(each.address) for each in public}:
+    host = options.address.partition("/")[0]
+    if host in {each.address for each in configured.public_addresses(event)}:
         raise event.misuse("CTDB_NATGW_PUBLIC_IP", "it must be none of the public addresses")
 
 

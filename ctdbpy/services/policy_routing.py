@@ -16,9 +16,8 @@ from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Final
 
-from ctdbpy.config.public_addresses import load_public_addresses
-from ctdbpy.errors import ConfigError, ServiceError
-from ctdbpy.services import kernel_network, tool
+from ctdbpy.errors import ServiceError
+from ctdbpy.services import configured, kernel_network, tool
 from ctdbpy.services.event import Event
 from ctdbpy.services.kernel_network import ask_ip, ip, try_ip
 
@@ -96,13 +95,9 @@ def read_options(event: Event) -> Options:
 
 def _link_routes(event: Event) -> dict[str, list[Route]]:
     """For each public address the network that it is of."""
-    try:
-        public = load_public_addresses(event.base / "public_addresses")
-    except ConfigError as error:
-        raise ServiceError(str(error)) from None
     return {
         each.address: [Route(str(ip_interface(f"{each.address}/{each.prefix}").network), "")]
-        for each in public
+        for each in configured.public_addresses(event)
     }
 
 

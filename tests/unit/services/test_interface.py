@@ -74,11 +74,11 @@ def test_a_broken_option_gives_one_clear_line(stand: Interfaces) -> None:
     assert len(done.said.splitlines()) == 1
 
 
-def test_without_public_addresses_nothing_happens(stand: Interfaces) -> None:
+def test_without_a_file_the_daemon_knows_the_interfaces(stand: Interfaces) -> None:
     (stand.base / "public_addresses").unlink()
     for event in ("init", "startup", "monitor", "shutdown"):
         assert stand.event(event) == Ended(0, "")
-    assert stand.calls() == []
+    assert links(stand) == [f"ctdb setifacelink {name} up" for name in ("eth0", "eth7")] * 2
 
 
 @pytest.mark.parametrize("event", ["init", "shutdown"])
