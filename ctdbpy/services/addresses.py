@@ -20,11 +20,14 @@ _NET: Final = Path("/proc/net")
 
 
 def public(event: Event) -> list[str]:
-    """The public addresses that this node may have, in the order of the file."""
+    """The public addresses that this node may have, in the order of the file. Raises ServiceError."""
     try:
         text = (event.base / "public_addresses").read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
-        return []
+        # There may be a cluster file, which takes longer to read.
+        from ctdbpy.services import configured
+
+        return [each.address for each in configured.public_addresses(event)]
     found = []
     for line in text.splitlines():
         word = line.strip().partition("/")[0]
