@@ -86,6 +86,7 @@ class KeptConfiguration:
 
     def __init__(self, state: Path) -> None:
         self._copy = state / "smb.conf"
+        self._trouble = state / "smb.conf.trouble"
 
     def load(self) -> SambaConfiguration | None:
         """The copy; None if there is none yet."""
@@ -100,6 +101,7 @@ class KeptConfiguration:
         draft = self._copy.with_suffix(f".{os.getpid()}")
         draft.write_text(said.output, encoding="utf-8")
         draft.rename(self._copy)
+        self._trouble.unlink(missing_ok=True)
         return SambaConfiguration.parse(said.output)
 
     def refresh(self) -> None:
@@ -109,7 +111,7 @@ class KeptConfiguration:
     def trouble(self) -> str | None:
         """Why the last refresh failed; None if it did not."""
         try:
-            said = self._copy.with_suffix(".conf.trouble").read_text(encoding="utf-8", errors="replace")
+            said = self._trouble.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return None
         return "; ".join(said.split("\n")[-3:-1])

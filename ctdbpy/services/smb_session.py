@@ -16,7 +16,8 @@ from typing import Final
 
 from impacket import nmb, nt_errors, smb3
 
-_NAME: Final = "*SMBSERVER"
+#: Any name but "*SMBSERVER", for which impacket would ask a NetBIOS name server.
+_NAME: Final = "LOCALHOST"
 _WORKERS_MAX: Final = 16
 #: smbd's decision about who asks. It has thought about it, so it is well.
 _REFUSALS: Final = frozenset(
@@ -109,7 +110,7 @@ def _trouble(attempt: _Attempt, port: int, limit_s: float) -> str | None:
     except OSError as error:
         return f"{attempt.stage} fails: {error.strerror or error}"
     except Exception as error:  # impacket raises what it likes about bytes that it cannot read
-        return f"the answer to {attempt.stage} cannot be read: {error}"
+        return f"the answer to {attempt.stage} cannot be read: {' '.join(str(error).split())[:80]}"
     return None
 
 
