@@ -43,7 +43,8 @@ class Locked:
         self._check_writable()
         self.tdb.store(self.key, self.header.pack())
         self.value = b""
-        self.connection.ask(
+        # It is empty whether or not vacuuming hears of it at once.
+        self.connection.control(
             Control.SCHEDULE_FOR_DELETION,
             KeyData(self.database.db_id, self.header, self.key),
             srvid=self.database.db_id,

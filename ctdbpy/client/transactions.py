@@ -96,6 +96,9 @@ class Transaction:
         if value != old:
             stored = RecordHeader(header.rsn + 1, self._connection.pnn, header.reserved, header.flags)
             self._records[key] = RecData.of(key, stored, value)
+        if not value and self._tdb.fetch(key) is None:
+            # Stored and deleted in the same transaction: it was never there.
+            self._records.pop(key, None)
 
     def _read(self, key: bytes) -> tuple[RecordHeader, bytes]:
         data = self._tdb.fetch(key)

@@ -32,6 +32,7 @@ class Talk:
         self.daemons = daemons
         self.program = program
         self.tmp = tmp
+        self._net = (daemons[0].base / "nodes").read_text().splitlines()[0].rpartition(".")[0]
         bin_ = tmp / "bin"
         bin_.mkdir(parents=True)
         if program == "ours":
@@ -71,7 +72,7 @@ class Talk:
         return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
 
     def _masked(self, text: str) -> str:
-        net = (self.daemons[0].base / "nodes").read_text().splitlines()[0].rpartition(".")[0]
+        net = self._net
         for daemon in self.daemons:
             text = text.replace(str(daemon.base), "<base>")
         text = text.replace(str(self.tmp), "<tmp>")

@@ -15,7 +15,8 @@ clients  run upstream's test clients on three daemons, all three nodes at a time
 tests    run upstream's test scripts, INTEGRATION/database unless TESTs are named
 
 Needs root: everything runs in a network namespace with nothing but a loopback interface.
-A daemon of ours is that of this tree, run by .venv/bin/python.
+A daemon of ours is that of this tree, run by .venv/bin/python. In UNIT/tool, where upstream's stand-in for a
+daemon is asked, ours is the program `ctdb` instead.
 TEXT
     exit 2
 }
@@ -72,6 +73,15 @@ echo "the daemon has no socket after 30 seconds, see $CTDB_BASE/ctdbd.out" >&2
 exit 1
 TEXT
     chmod +x "$stage/bin/ctdbd"
+    case " $* " in *" UNIT/tool"*)
+        rm -f "$stage/bin/ctdb"
+        cat >"$stage/bin/ctdb" <<'TEXT'
+#!/bin/sh
+PYTHONPATH=$CTDBPY_PATH exec "$CTDBPY_PYTHON" -m ctdbpy.cli.ctdb "$@"
+TEXT
+        chmod +x "$stage/bin/ctdb"
+        ;;
+    esac
     cd "$stage"
 }
 
@@ -180,7 +190,7 @@ shift 3
 ctdb=$(find_ctdb)
 [ -x "$ctdb/bin/transaction_loop" ] || fail "find upstream's programs: run 'tests/interop/upstream.sh $folder build'"
 if [ "$whose" = ours ]; then
-    substitute
+    substitute "$@"
 else
     cd "$ctdb"
 fi

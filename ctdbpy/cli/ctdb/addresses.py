@@ -151,9 +151,7 @@ def _ifaces(tool: Tool, ip: PublicIp, pnn: int) -> tuple[str, str, str]:
     """The interface that carries an address, those with a link, and all it may be on."""
     if pnn == UNKNOWN_PNN:
         return "", "", ""
-    info: PublicIpInfo = tool.connection.ask(
-        Control.GET_PUBLIC_IP_INFO, ip.address.without_port(), destnode=pnn
-    )
+    info: PublicIpInfo = tool.ask(Control.GET_PUBLIC_IP_INFO, ip.address.without_port(), pnn=pnn)
     here = info.ifaces[info.active_idx].name if info.active_idx < len(info.ifaces) else ""
     available = ",".join(iface.name for iface in info.ifaces if iface.link_state)
     return here, available, ",".join(iface.name for iface in info.ifaces)

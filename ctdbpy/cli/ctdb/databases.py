@@ -149,7 +149,7 @@ def _check_detachable(tool: Tool) -> None:
         if node.flags & NodeFlag.INACTIVE:
             raise Failed(1, f"Database cannot be detached on inactive (stopped or banned) node {node.pnn}")
         with tool.saying(f"Unable to get tunable AllowClientDBAttach from node {node.pnn}"):
-            allowed = tool.connection.ask(Control.GET_TUNABLE, "AllowClientDBAttach", destnode=node.pnn)
+            allowed = tool.ask(Control.GET_TUNABLE, "AllowClientDBAttach", pnn=node.pnn)
         if allowed == 1:
             raise Failed(
                 1,

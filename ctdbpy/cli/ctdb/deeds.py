@@ -111,7 +111,7 @@ def do_reloadnodes(tool: Tool, *_ignored: str) -> int:
         if node.flags & NodeFlag.DISCONNECTED:
             continue
         with tool.saying(f"ERROR: Failed to get nodes file from node {node.pnn}"):
-            theirs: NodeMap = tool.connection.ask(Control.GET_NODES_FILE, destnode=node.pnn)
+            theirs: NodeMap = tool.ask(Control.GET_NODES_FILE, pnn=node.pnn)
         if not _are_same(wanted, theirs):
             raise Failed(1, f"ERROR: Nodes file on node {node.pnn} differs from current node ({tool.pnn})")
     if not _look_at_changes(tool, wanted):

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -141,7 +141,7 @@ def _take(values: dict[str, Any], shown: str, name: str, value: str | None, left
     if value is None:
         if not left:
             raise Failed(1, f"Invalid option {shown}: missing argument")
-        value = left.pop(0)
+        value = shown = left.pop(0)
     if not is_number:
         values[field] = value
         return
@@ -212,15 +212,15 @@ def _connect(options: Options) -> Connection:
     path = str(Paths.from_environment(os.environ).socket)
     try:
         return Connection(path, timeout_s=max(1, options.timelimit_s))
+    except NoDaemon as error:
+        if isinstance(error.__cause__, OSError):
+            warn(f"connect() failed, errno={error.__cause__.errno}")
+        warn(f"Failed to connect to CTDB daemon ({path})")
     except CtdbpyError as error:
-        if isinstance(error, NoDaemon):
-            text = f"Failed to connect to CTDB daemon ({path})"
-        else:
-            text = f"ctdb: {error}"
+        raise Failed(code_of(error), f"ctdb: {error}") from None
     from ctdbpy.cli.ctdb.nodes import is_own_address_listed
 
-    hint = "" if is_own_address_listed() else "\nIs this node part of CTDB cluster?"
-    raise Failed(1, text + hint)
+    raise Failed(1, "" if is_own_address_listed() else "Is this node part of CTDB cluster?")
 
 
 def _check_node(tool: Tool) -> None:
@@ -258,10 +258,19 @@ def _give_up() -> None:
     """End the helpers that this program started, and then itself."""
     sys.stderr.write("Maximum runtime exceeded - exiting\n")
     sys.stderr.flush()
-    for children in Path("/proc/self/task").glob("*/children"):
-        for pid in children.read_text().split():
-            os.kill(int(pid), signal.SIGTERM)
+    for pid in _descendants(os.getpid()):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
     os._exit(1)
+
+
+def _descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    with suppress(FileNotFoundError):
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+            for child in map(int, children.read_text().split()):
+                found += [child, *_descendants(child)]
+    return found
 
 
 # -- help ---------------------------------------------------------------------------------------------

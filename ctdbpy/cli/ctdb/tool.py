@@ -75,15 +75,16 @@ class Tool:
 
     # -- asking --------------------------------------------------------------------------
 
-    def ask(self, opcode: Control, value: object = None) -> Any:
-        """Ask the node that the command is about."""
+    def ask(self, opcode: Control, value: object = None, *, pnn: int | None = None) -> Any:
+        """Ask a node, by default the one that the command is about."""
+        destnode = self.cmd_pnn if pnn is None else pnn
         try:
-            return self.connection.ask(opcode, value, destnode=self.cmd_pnn)
+            return self.connection.ask(opcode, value, destnode=destnode)
         except Refused as error:
             warn(f"Control {opcode.name} failed, ret={error.status}")
             raise
         except TimeUp:
-            warn(f"Control {opcode.name} failed to node {self.cmd_pnn}, ret={errno.ETIME}")
+            warn(f"Control {opcode.name} failed to node {destnode}, ret={errno.ETIME}")
             raise
 
     def status(self, opcode: Control, value: object = None) -> int:
