@@ -26,7 +26,7 @@ LIMIT_S = 120.0
 _SCRIPT = "/etc/ctdb/events/legacy/50.samba.script"
 _DEBIANS = "/usr/share/ctdb/events/legacy/50.samba.script"
 # A network namespace has cables that Debian's scripts cannot ask with the real ethtool, and nothing that
-# starts services: that is done here.
+# starts services: for them that is done here. Ours start smbd themselves.
 _RC_LOCAL = (
     "ethtool () { grep -qs 1 /sys/class/net/$1/carrier && echo Link detected: yes; }\n"
     "service () { :; }\nnice_service () { :; }\n"
@@ -46,6 +46,7 @@ class Served:
             self.lab,
             flavour,
             events=True,
+            scripts=("50.samba",) if flavour == "ctdbpy" else (),
             public_addresses=[f"{address}/24" for address in ADDRESSES],
             cluster_lock=False,
         )
@@ -87,10 +88,11 @@ class Served:
             list(pool.map(self.cluster.start, self.lab.nodes))
         self.cluster.wait_healthy()
         self.samba.add_user(USER, PASSWORD)
-        for host in self.lab.nodes:
-            self.samba.start(host)
-            # Not before there is an smbd to look at.
-            self.lab.path(host, _SCRIPT).symlink_to(_DEBIANS)
+        if self.flavour == "debian":
+            for host in self.lab.nodes:
+                self.samba.start(host)
+                # Not before there is an smbd to look at.
+                self.lab.path(host, _SCRIPT).symlink_to(_DEBIANS)
         self.wait_spread()
         for address in ADDRESSES:
             argv = [address, "share", f"f{address}", _acknowledged(address), USER, PASSWORD]
@@ -182,12 +184,17 @@ class Served:
         return counts[True], counts[False]
 
     def serve_again(self, host: str) -> None:
-        """Start smbd where its daemon has just been started, or where it was killed."""
-        wait_until(
-            f"the daemon of '{host}' runs",
-            lambda: self.cluster.tool(host, "runstate", "RUNNING", check=False).returncode == 0,
-            timeout_s=LIMIT_S,
-        )
+        """Have smbd where its daemon has just been started."""
+        if self.flavour == "debian":
+            wait_until(
+                f"the daemon of '{host}' runs",
+                lambda: self.cluster.tool(host, "runstate", "RUNNING", check=False).returncode == 0,
+                timeout_s=LIMIT_S,
+            )
+            self.start_smbd(host)
+
+    def start_smbd(self, host: str) -> None:
+        """Start smbd where none is, or one that has lost its daemon."""
         self.lab.run(host, ["pkill", "-KILL", "-x", "smbd"], timeout_s=LIMIT_S, check=False)
         self.lab.run(host, ["rm", "-f", "/run/samba/smbd.pid"], timeout_s=LIMIT_S)
         self.samba.start(host)

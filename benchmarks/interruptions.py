@@ -18,6 +18,9 @@ from benchmarks.report import machine
 from ctdbpy.errors import LabError
 
 SETTLED_NS = 1_000_000_000
+MONITOR_INTERVAL_S = 15.0
+# However many rounds there are, its multiples spread evenly over an interval.
+GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +55,16 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is done to a host, and how it is mended; the longest interruption that is wanted."""
+    """What is done to a host, and how it is mended; the longest interruption that is wanted.
+
+    Strikes come at different times within `phase_s`, for what depends on when the next health check is due.
+    """
 
     strike: Callable[[Served, str], None]
     mend: Callable[[Served, str], None]
     middle_s: float | None
     most_s: float | None
+    phase_s: float = 0.0
 
 
 def _survivor(served: Served, victim: str) -> str:
@@ -124,7 +131,9 @@ FAULTS: dict[str, Fault] = {
         1.5,
     ),
     "daemon": Fault(_kill_daemon, _start_daemon, 1.0, 1.5),
-    "smbd": Fault(_kill_smbd, lambda served, victim: served.serve_again(victim), None, None),
+    "smbd": Fault(
+        _kill_smbd, lambda served, victim: served.start_smbd(victim), None, None, MONITOR_INTERVAL_S
+    ),
     "moveip": Fault(_move, _move_back, None, 0.3),
     "drain": Fault(_tool("disable"), _tool("enable"), None, 0.3),
 }
@@ -134,7 +143,8 @@ def strike(served: Served, name: str, number: int) -> Run:
     """One fault, on the leader in every other round; all is as before afterwards."""
     fault = FAULTS[name]
     served.wait_spread()
-    served.wait_writing(time.monotonic_ns(), for_ns=SETTLED_NS)
+    phase_ns = int(number * GOLDEN % 1 * fault.phase_s * 1e9)
+    served.wait_writing(time.monotonic_ns(), for_ns=SETTLED_NS + phase_ns)
     led = served.leader()
     others = [host for host in served.lab.nodes if host != led]
     victim = led if number % 2 == 0 else others[number // 2 % len(others)]
@@ -172,20 +182,22 @@ def strike(served: Served, name: str, number: int) -> Run:
 def measure(
     flavour: str, faults: Sequence[str], rounds: int, save: Path | None, logs: Path | None
 ) -> list[Run]:
-    """So many rounds of these faults with one flavour's daemons."""
-    runs = []
+    """So many rounds of these faults with one flavour's daemons; fewer if one is not got over."""
+    runs: list[Run] = []
     for name in faults:
-        # A lab for each fault: what one leaves behind is not measured in the next.
-        with Served(flavour) as served:
-            for number in range(rounds):
-                run = strike(served, name, number)
-                runs.append(run)
-                print(f"  {_line(run)}", flush=True)
-                if save is not None:
-                    with save.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(asdict(run)) + "\n")
-            if logs is not None:
-                served.keep_logs(logs, name)
+        try:
+            # A lab for each fault: what one leaves behind is not measured in the next.
+            with Served(flavour) as served:
+                for number in range(rounds):
+                    runs.append(strike(served, name, number))
+                    print(f"  {_line(runs[-1])}", flush=True)
+                    if save is not None:
+                        with save.open("a", encoding="utf-8") as file:
+                            file.write(json.dumps(asdict(runs[-1])) + "\n")
+                if logs is not None:
+                    served.keep_logs(logs, name)
+        except LabError as error:
+            print(f"  {flavour}, {name}: given up: {error}", flush=True)
     return runs
 
 
@@ -254,10 +266,11 @@ def main() -> int:
         parser.error(f"unknown faults: {', '.join(sorted(unknown))}")
     print(machine(), flush=True)
     runs = load(options.beside) if options.beside else []
+    faults = options.faults or list(FAULTS)
+    wanted = len(runs)
     for flavour in ("debian", "ctdbpy"):
         if options.only in (None, flavour):
-            runs += measure(
-                flavour, options.faults or list(FAULTS), options.rounds, options.save, options.logs
-            )
+            runs += measure(flavour, faults, options.rounds, options.save, options.logs)
+            wanted += len(faults) * options.rounds
     print(render(runs), flush=True)
-    return 0
+    return 0 if len(runs) == wanted else 1
