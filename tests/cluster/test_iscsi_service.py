@@ -25,7 +25,7 @@ pytestmark = [
 ]
 
 _ROOT: Final = str(Path(__file__).resolve().parents[2])
-ADDRESSES: Final = ["10.78.0.200", "10.78.0.201", "10.78.0.202"]
+ADDRESSES: Final = ["10.78.0.200", "10.78.0.201", "fd00:78::202"]
 INITIATOR: Final = "iqn.2026-11.com.example:initiator"
 STATE: Final = "/var/lib/ctdb/scripts/lasting/iscsi"
 LIMIT_S: Final = 45.0
@@ -33,7 +33,7 @@ DISK_BYTES: Final = 1 << 20
 
 
 def target_of(address: str) -> str:
-    return f"iqn.2026-11.com.example:disk{address.rpartition('.')[2]}"
+    return f"iqn.2026-11.com.example:disk{address[-3:]}"
 
 
 class Initiator:
@@ -116,7 +116,7 @@ class Stage:
             "ctdbpy",
             scripts=["70.iscsi"],
             options={"CTDB_ISCSI_TARGETS": "/cluster/iscsi.yaml", "CTDB_ISCSI_TIMEOUT": "2"},
-            public_addresses=[f"{address}/24" for address in ADDRESSES],
+            public_addresses=[f"{address}/{64 if ':' in address else 24}" for address in ADDRESSES],
             tunables={"MonitorInterval": 2},
             cluster_lock=False,
         )
@@ -124,6 +124,7 @@ class Stage:
 
     def begin(self) -> None:
         self.declare()
+        self.lab.run("c0", ["ip", "addr", "add", "fd00:78::101/64", "dev", "pub0", "nodad"], timeout_s=20)
         for address in ADDRESSES:
             file = self.disk(address)
             file.parent.mkdir(exist_ok=True)

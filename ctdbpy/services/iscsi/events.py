@@ -23,6 +23,7 @@ _UPSTREAM: Final = "CTDB_START_ISCSI_SCRIPTS"
 FAILURES_MAX: Final = 3
 #: A load ends the tgtds of all addresses that changed, one after the other.
 LOAD_LIMIT_S: Final = 20.0
+_UNKNOWN: Final = {"phase": "unknown", "standing": False}
 
 
 def run(event: Event) -> None:
@@ -48,8 +49,7 @@ def _startup(event: Event) -> None:
         (directory / "declared.json").unlink(missing_ok=True)
         return
     _check_programs()
-    directory.mkdir(parents=True, exist_ok=True)
-    orders.declare(directory, declaration.to_json())
+    _declare(event, declaration)
     orders.ensure(directory)
 
 
@@ -76,17 +76,21 @@ def _release(event: Event) -> None:
 
 
 def _reallocated(event: Event) -> None:
-    """What has changed in the file counts from here on, at the addresses that it changed."""
+    """What has changed in the file counts from here on, at the addresses that it changed.
+
+    A file that is wrong makes no takeover run fail: what was served before it was changed is served on.
+    """
     directory = _directory(event)
-    declaration = _load(event)
-    if declaration is None:
-        if orders.noted(directory):
+    try:
+        declaration = _load(event)
+        if declaration is not None:
+            _declare(event, declaration)
+        elif orders.noted(directory):
             _end_everything(directory)
             (directory / "declared.json").unlink()
-        return
-    directory.mkdir(parents=True, exist_ok=True)
-    orders.declare(directory, declaration.to_json())
-    if not orders.ensure(directory):
+    except (ConfigError, ServiceError) as error:
+        event.warnings.append(str(error))
+    if orders.noted(directory) and not orders.ensure(directory):
         orders.ask(directory, "load", timeout_s=LOAD_LIMIT_S)
 
 
@@ -117,18 +121,23 @@ def _address(event: Event) -> str:
 
 
 def _monitor(event: Event) -> None:
-    declaration = _load(event)
-    limit_s = float(event.number("CTDB_ISCSI_TIMEOUT", 5, least=1, most=20))
     directory = _directory(event)
     noted = orders.noted(directory)
-    if declaration is None or not noted:
+    limit_s = _limit_s(event)
+    try:
+        declaration = _load(event)
+    except (ConfigError, ServiceError) as error:
+        if not noted:
+            raise
+        event.warnings.append(f"{error}; until it is mended, what was served before is served")
+    else:
+        if noted and (declaration is None or noted != declaration.to_json()):
+            event.warnings.append("the iSCSI targets have changed: 'ctdb ipreallocate' makes it count")
+    if not noted:
         return  # It begins with startup, or with the next change of addresses.
-    if noted != declaration.to_json():
-        event.warnings.append("the iSCSI targets have changed: 'ctdb ipreallocate' makes it count")
-    served = type(declaration).from_json(noted)
-    files = [lun.file for target in served.targets for lun in target.luns]
-    parents = sorted({os.path.dirname(file) for file in files})
-    directories.check("the directory of LUNs", parents, timeout_s=limit_s, state=directory)
+    served = _noted(noted)
+    files = _files(served)
+    _check_directories(event, directory, files)
     for file in files:
         if not os.path.isfile(file):
             raise ServiceError(
@@ -136,25 +145,24 @@ def _monitor(event: Event) -> None:
             )
     if orders.ensure(directory):
         event.warnings.append("the keeper of iSCSI had ended: it was started anew")
+    posts = _posts(directory, limit_s)
     for address, targets in served.by_address().items():
-        before = _status(directory, address, limit_s)
+        post = posts.get(address, _UNKNOWN)
         try:
-            _check_post(event, address, targets, before, limit_s)
+            _check_post(event, address, targets, post, limit_s)
         except ServiceError:
             # An address that has moved meanwhile is another node's.
-            if _status(directory, address, limit_s) == before:
+            if _posts(directory, limit_s).get(address, _UNKNOWN) == post:
                 raise
 
 
-def _status(directory: Path, address: str, limit_s: float) -> dict[str, Any]:
-    """How one address is; a keeper that does not say so is ended, and with it all that it does not watch."""
+def _posts(directory: Path, limit_s: float) -> dict[str, Any]:
+    """How each address is; a keeper that does not say so is ended, and with it all that it does not watch."""
     try:
-        status = orders.ask(directory, "status", timeout_s=limit_s)
+        return orders.ask(directory, "status", timeout_s=limit_s)
     except ServiceError:
         orders.kill(directory / "keeper", "the keeper of iSCSI")
         raise
-    post: dict[str, Any] = status.get(address, {"phase": "unknown", "standing": False})
-    return post
 
 
 def _check_post(
@@ -194,33 +202,78 @@ def _check_lock(address: str, file: str, pid: int) -> None:
 
 
 def _load(event: Event) -> Declaration | None:
-    """The targets of the file; None if there is none, and none was promised."""
+    """The targets at addresses that this node may have; None if there is no file, and none was promised.
+
+    Raises ConfigError when the file is wrong, ServiceError when it cannot be reached.
+    """
     # It takes a twentieth of a second to be there, which addresses that move need not wait for.
-    from ctdbpy.services.iscsi.declaration import load
+    from ctdbpy.services.iscsi.declaration import Declaration, load
 
     given = event.text("CTDB_ISCSI_TARGETS")
     path = Path(given) if given else event.base / DEFAULT_FILE
+    if given:
+        # It may be on the cluster file system, which may hang.
+        _check_directories(event, _directory(event), [given])
     declaration = load(path)
     if declaration is None and given:
         raise event.misuse("CTDB_ISCSI_TARGETS", "there is no such file")
-    if declaration is None and event.text(_UPSTREAM):
-        raise event.misuse(
-            _UPSTREAM,
-            f"no scripts are run; declare the targets in '{path}' (docs/services.md) and remove the option",
-        )
-    if declaration is not None:
-        _check_addresses(event, path, declaration)
-    return declaration
-
-
-def _check_addresses(event: Event, path: Path, declaration: Declaration) -> None:
-    """An address that is never here may be for other nodes; if all are, it is a slip."""
+    if declaration is None:
+        if event.text(_UPSTREAM):
+            raise event.misuse(
+                _UPSTREAM,
+                f"no scripts are run; declare the targets in '{path}' (docs/services.md), remove the option",
+            )
+        return None
     known = addresses.public(event)
-    if known and not any(target.address in known for target in declaration.targets) and declaration.targets:
+    targets = tuple(target for target in declaration.targets if target.address in known)
+    if declaration.targets and not targets:
         raise ConfigError(
             f"cannot use '{path}': none of its addresses is in '{event.base}/public_addresses'; "
             "targets are served at public addresses alone"
         )
+    return Declaration(targets)
+
+
+def _declare(event: Event, declaration: Declaration) -> None:
+    """Note what is to be served, for the keeper and for later events; say which disks may find no room."""
+    directory = _directory(event)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    text = declaration.to_json()
+    if orders.noted(directory) == text:
+        return
+    orders.declare(directory, text)
+    _check_directories(event, directory, _files(declaration))
+    for lun in (lun for target in declaration.targets for lun in target.luns):
+        try:
+            status = os.stat(lun.file)
+        except OSError:
+            continue  # Whoever is to serve it says so.
+        if not lun.sparse and status.st_blocks * 512 < status.st_size:
+            event.warnings.append(
+                f"LUN '{lun.file}' has holes: a write may find the file system full, which a disk cannot "
+                "say; fill them with 'fallocate -l SIZE', or write 'sparse: yes'"
+            )
+
+
+def _noted(text: str) -> Declaration:
+    from ctdbpy.services.iscsi.declaration import Declaration
+
+    return Declaration.from_json(text)
+
+
+def _files(declaration: Declaration) -> list[str]:
+    return [lun.file for target in declaration.targets for lun in target.luns]
+
+
+def _check_directories(event: Event, directory: Path, files: list[str]) -> None:
+    """See whether the directories of files answer in time. Raises ServiceError."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    parents = sorted({os.path.dirname(file) for file in files})
+    directories.check("the directory of iSCSI", parents, timeout_s=_limit_s(event), state=directory)
+
+
+def _limit_s(event: Event) -> float:
+    return float(event.number("CTDB_ISCSI_TIMEOUT", 5, least=1, most=20))
 
 
 def _check_programs() -> None:

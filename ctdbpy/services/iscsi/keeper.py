@@ -57,6 +57,7 @@ DAEMON_LIMIT_S: Final = 10.0
 #: A daemon that leaves more unread than this stands still; what it was to be told is found again later.
 UNREAD_BYTES_MAX: Final = 1 << 18
 LINE_BYTES_MAX: Final = 4096
+LOG_BYTES_MAX: Final = 1 << 20
 
 
 class Keeper:
@@ -87,7 +88,6 @@ class Keeper:
         control = self._directory / "control"
         control.unlink(missing_ok=True)
         server = await asyncio.start_unix_server(self._serve, control, limit=LINE_BYTES_MAX)
-        control.chmod(0o600)
         await self._load()
         self._tasks.spawn("connections", self._watch_connections(teller))
         is_ready()
@@ -241,11 +241,15 @@ def _crash(name: str, error: BaseException | None) -> None:
 
 
 def _log(text: str) -> None:
+    if os.fstat(1).st_size > LOG_BYTES_MAX:
+        os.truncate(1, 0)
     print(time.strftime("%Y-%m-%d %H:%M:%S"), text, flush=True)
 
 
 def main() -> None:
     """Keep the tgtds of the directory on the command line."""
+    # Nobody else is to ask for anything, or to read a password.
+    os.umask(0o077)
     directory, daemon_socket, ready = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     lock = os.open(directory / "keeper", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

@@ -3,7 +3,7 @@
 
 Run as a file by a bare interpreter (`python3 -I -S launch.py REQUEST`), which is there in a hundredth of a
 second. REQUEST is JSON: note (a file of this host, locked as well, so that its lock tells who runs), report
-(a descriptor), files (path and whether it may be sparse), argv.
+(a descriptor), files (their paths), argv.
 
 An fcntl lock belongs to the process and outlasts exec: from then on tgtd itself holds the locks, with all its
 threads, and lets go only when the last of them has ended, also the one that hangs in a write. The files are
@@ -35,9 +35,8 @@ def main() -> None:
     report = request["report"]
     try:
         _lock_note(request["note"])
-        for path, is_sparse in sorted(request["files"]):
-            fd = lock(path, report)
-            look(path, os.fstat(fd), is_sparse=is_sparse)
+        for path in sorted(request["files"]):
+            look(path, os.fstat(lock(path, report)))
         _say(report, "locked")
         os.set_inheritable(report, False)
         os.execvp(request["argv"][0], request["argv"])
@@ -77,7 +76,7 @@ def _wait_for_lock(fd: int, path: str, report: int) -> None:
         fcntl.lockf(fd, fcntl.LOCK_EX)
 
 
-def look(path: str, status: os.stat_result, *, is_sparse: bool) -> None:
+def look(path: str, status: os.stat_result) -> None:
     """See whether a file can be a disk. Raises Refused."""
     if not stat.S_ISREG(status.st_mode):
         raise Refused(
@@ -88,11 +87,6 @@ def look(path: str, status: os.stat_result, *, is_sparse: bool) -> None:
         raise Refused(
             f"cannot serve '{path}': its {status.st_size} bytes are not whole blocks of {_BLOCK_BYTES}; "
             "make it with 'fallocate -l SIZE'"
-        )
-    if not is_sparse and status.st_blocks * 512 < status.st_size:
-        raise Refused(
-            f"cannot serve '{path}': it has holes, and a write may find the file system full, which a disk "
-            "cannot say; fill them with 'fallocate -l SIZE', or write 'sparse: yes'"
         )
 
 

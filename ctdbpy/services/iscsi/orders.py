@@ -23,7 +23,6 @@ START_LIMIT_S: Final = 15.0
 ANSWER_LIMIT_S: Final = 5.0
 #: Longer than the keeper itself waits for a killed tgtd.
 END_LIMIT_S: Final = 8.0
-_LOG_BYTES_MAX: Final = 1 << 20
 _ANSWER_BYTES_MAX: Final = 1 << 20
 
 #: struct flock: type, whence, start, length, pid.
@@ -71,8 +70,6 @@ def ensure(directory: Path) -> bool:
     if holder(directory / "keeper"):
         return False
     log = directory / "log"
-    if log.exists() and log.stat().st_size > _LOG_BYTES_MAX:
-        log.replace(directory / "log.old")
     reading, writing = os.pipe()
     with log.open("ab") as out, os.fdopen(reading, "rb", buffering=0) as ready:
         daemon = os.environ.get("CTDB_SOCKET", "")

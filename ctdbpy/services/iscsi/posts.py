@@ -56,8 +56,8 @@ class Post:
         self.targets = targets
         self.phase = Phase.IDLE
         self.reason = ""
-        #: How many tgtds in a row ended by themselves, or did not get as far as serving.
-        self.failures = 0
+        self._failures = 0
+        self._served_s = 0.0
         self.note = directory / f"{address}.note"
         self._socket = directory / address
         self._children = children
@@ -73,6 +73,12 @@ class Post:
         return self._wanted.is_set()
 
     @property
+    def failures(self) -> int:
+        """How many tgtds in a row have ended by themselves, or did not get as far as serving."""
+        is_well = self.phase is Phase.SERVING and time.monotonic() - self._served_s > LONG_S
+        return 0 if is_well else self._failures
+
+    @property
     def pid(self) -> int:
         """The process that serves, or is about to; 0 if there is none."""
         return self._child.pid if self._child is not None else 0
@@ -82,7 +88,7 @@ class Post:
         if is_wanted == self.is_wanted:
             return
         if is_wanted:
-            self.failures = 0
+            self._failures = 0
             self._wanted.set()
         else:
             self._wanted.clear()
@@ -106,9 +112,9 @@ class Post:
             except (ServiceError, HostError) as error:
                 # Whatever went wrong with a tgtd that was killed on purpose is nobody's concern.
                 if not self._is_dropped:
-                    self.failures += 1
+                    self._failures += 1
                     self._enter(Phase.FAILED, str(error))
-                    await self._pause(min(RETRY_S * 2 ** (self.failures - 1), RETRY_S_MAX))
+                    await self._pause(min(RETRY_S * 2 ** min(self._failures - 1, 10), RETRY_S_MAX))
             if not self.is_wanted:
                 self._enter(Phase.IDLE)
 
@@ -125,10 +131,9 @@ class Post:
             for argv in stgt.configure(self.address, self.targets):
                 await self._tell(argv)
             self._enter(Phase.SERVING)
-            began_s = time.monotonic()
+            self._served_s = time.monotonic()
             await child.wait()
-            if time.monotonic() - began_s > LONG_S:
-                self.failures = 0
+            self._failures = self.failures
             raise ServiceError(
                 f"cannot serve '{self.address}' without a break: its tgtd ended{_last_words(child)}"
             )
@@ -146,7 +151,7 @@ class Post:
         request = {
             "note": str(self.note),
             "report": writing,
-            "files": [(lun.file, lun.sparse) for target in self.targets for lun in target.luns],
+            "files": [lun.file for target in self.targets for lun in target.luns],
             "argv": stgt.DAEMON,
         }
         argv = (sys.executable, "-I", "-S", launch.__file__, json.dumps(request))
