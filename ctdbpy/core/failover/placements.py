@@ -66,20 +66,21 @@ class Placed:
         others = {pnn for pnn in state.connected() if pnn != state.pnn}
         self._told &= others
         late = others - self._told if state.is_leader and not state.is_electing else set()
-        for pnn in sorted(late):
-            self._tell(pnn, self._known, is_news=False)
+        if late:
+            self._tell(late, self._known, is_news=False)
         self._told |= late
         if not state.is_leader:
             self._told.clear()
         if self._news:
-            for pnn in sorted(others - late):
-                self._tell(pnn, self._news, is_news=True)
+            self._tell(others - late, self._news, is_news=True)
             self._news = {}
 
-    def _tell(self, pnn: int, reasons: dict[str, Reason], *, is_news: bool) -> None:
+    def _tell(self, pnns: set[int], reasons: dict[str, Reason], *, is_news: bool) -> None:
         for part in _parts(reasons.items()):
             entries = tuple(Placement(SockAddr(address), reason) for address, reason in part)
-            self._state.send_message(pnn, SRVID_PLACEMENTS, Placements(is_news, entries).pack())
+            data = Placements(is_news, entries).pack()
+            for pnn in sorted(pnns):
+                self._state.send_message(pnn, SRVID_PLACEMENTS, data)
 
     # -- decided elsewhere ----------------------------------------------------------------------------
 

@@ -8,26 +8,30 @@ Source: reference/ctdb.md 7.14; docs/allocation.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import count
 from typing import Final
 
 from ctdbpy.core.effects import LogLevel
 from ctdbpy.core.failover.addresses import IN_RECOVERY
-from ctdbpy.core.failover.allocation import Algorithm, Plan, Rules, allocate
+from ctdbpy.core.failover.allocation import Algorithm, Plan, Rules, allocate_in_slices
+from ctdbpy.core.failover.slices import DECODED, ORDERED, SLICE, Pace
 from ctdbpy.core.failover.transfers import (
     Answer,
+    Survey,
     Transfer,
     hindrances_of,
     may_take,
-    survey_of,
-    transfers_of,
+    survey_in_slices,
+    transfers_in_slices,
 )
 from ctdbpy.core.procedures import Promise, Runner
 from ctdbpy.core.requests import Reply
 from ctdbpy.core.routing import DISCONNECTED, NOT_CONNECTED, TIMED_OUT, Routing
 from ctdbpy.core.state import State
 from ctdbpy.errors import ProtocolError
-from ctdbpy.wire.constants import ControlFlag
+from ctdbpy.wire.constants import ControlFlag, NodeFlag
 from ctdbpy.wire.controls import Control
 from ctdbpy.wire.structures import PublicIpList
 
@@ -35,6 +39,16 @@ from ctdbpy.wire.structures import PublicIpList
 NOTES_MAX: Final = 20
 #: Nodes are asked so often for things that happen meanwhile; what still happens then has a run of its own.
 SURVEYS_MAX: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    """Who was asked, what they said, and what shall be."""
+
+    nodes: list[int]
+    answers: list[Answer]
+    survey: Survey
+    plan: Plan
 
 
 class Run:
@@ -67,6 +81,7 @@ class Run:
         self._told: list[tuple[int, Control, Promise[Reply]]] = []
         #: Why it did not work, by the node that did not do its part.
         self.failures: dict[int, str] = {}
+        self._pace = Pace(runner)
         self.was_stopped = False
         #: Some node does not say what it has: nothing may move.
         self.is_blind = False
@@ -75,38 +90,59 @@ class Run:
 
     async def move(self) -> None:
         """Have every address where it should be, as far as nodes do their part."""
-        state = self._state
-        rebalance = self._take_up()
-        nodes = state.connected()
-        answers = await self._ask(nodes)
-        for _ in range(SURVEYS_MAX - 1):
-            if answers is None or not self._goes_on() or not self._has_news():
-                break
-            # What a node said before something happened to it is not so any more.
-            rebalance = self._take_up()
-            nodes = state.connected()
-            answers = await self._ask(nodes)
-        if answers is None:
-            self.is_blind = True
+        decision = await self._decide()
+        if decision is None:
             return
-        if not self._goes_on():
+        self._planned(decision.plan)
+        if decision.survey.is_idle:
             return
-        flags = {node.pnn: node.flags for node in state.nodes}
-        everywhere = state.tunables.no_ip_host_on_all_disabled == 0
-        survey = survey_of(answers, flags, hosts_when_all_disabled=everywhere)
-        plan = allocate(survey.addresses, self._rules(rebalance))
-        self._planned(plan)
-        if survey.is_idle:
-            return
-        transfers = transfers_of(survey, plan)
+        transfers = await self._pace.do(transfers_in_slices(decision.survey, decision.plan))
         urgent = [each for each in transfers if each.is_urgent]
         if urgent:
             self._explain(urgent)
-            await self._announce(nodes)
-        says = {answer.pnn: {ip.address.host: ip.pnn for ip in answer.known} for answer in answers}
-        await self._runner.gather("transfer", [self._transfer(each, says) for each in transfers])
+            await self._announce(decision.nodes)
+        says: dict[int, dict[str, int]] = {}
+        for answer in decision.answers:
+            says[answer.pnn] = {ip.address.host: ip.pnn for ip in answer.known}
+            await self._pace.spend(len(answer.known))
+        await self._order(transfers, says)
         for pnn, opcode, promise in self._told:
             self._note(pnn, opcode, await promise)
+
+    async def _decide(self) -> _Decision | None:
+        """Ask everybody, and plan; anew if something has happened meanwhile: the answers may be wrong."""
+        state = self._state
+        for rounds in count(1):
+            rebalance = self._take_up()
+            nodes = state.connected()
+            answers = await self._ask(nodes)
+            if answers is None:
+                self.is_blind = True
+                return None
+            if not self._goes_on():
+                return None
+            is_last = rounds == SURVEYS_MAX
+            if self._has_news() and not is_last:
+                continue
+            flags = {node.pnn: node.flags for node in state.nodes}
+            everywhere = state.tunables.no_ip_host_on_all_disabled == 0
+            survey = await self._pace.do(survey_in_slices(answers, flags, hosts_when_all_disabled=everywhere))
+            plan = await self._pace.do(allocate_in_slices(survey.addresses, self._rules(rebalance, flags)))
+            if not self._goes_on():
+                return None
+            if is_last or not self._has_news():
+                return _Decision(nodes, answers, survey, plan)
+        raise AssertionError("nodes are asked only so often")
+
+    async def _order(self, transfers: Iterable[Transfer], says: dict[int, dict[str, int]]) -> None:
+        """Transfers go side by side; of many some begin while the loop has others to serve."""
+        batches = []
+        for batch in _batches(transfers, says):
+            coros = [self._transfer(transfer, unaware) for transfer, unaware in batch]
+            batches.append(self._runner.spawn("transfers", self._runner.gather("transfer", coros)))
+            await self._pace.spend(sum(_work(transfer, unaware) for transfer, unaware in batch))
+        for each in batches:
+            await each
 
     async def tell(self) -> None:
         """Every node's scripts and programs hear that addresses are where they belong."""
@@ -115,7 +151,7 @@ class Run:
         for pnn, promise in replies:
             self._note(pnn, Control.IPREALLOCATED, await promise)
 
-    def _rules(self, rebalance: frozenset[int]) -> Rules:
+    def _rules(self, rebalance: frozenset[int], flags: dict[int, NodeFlag]) -> Rules:
         state = self._state
         return Rules(
             nodes=len(state.nodes),
@@ -123,7 +159,7 @@ class Run:
             no_takeover=bool(state.tunables.no_ip_takeover),
             no_failback=bool(state.tunables.no_ip_failback),
             rebalance=rebalance,
-            hindrances=hindrances_of({node.pnn: node.flags for node in state.nodes}),
+            hindrances=hindrances_of(flags),
         )
 
     # -- step by step -----------------------------------------------------------------------------------
@@ -142,6 +178,7 @@ class Run:
         answers = []
         for pnn, known, available in asked:
             lists = [self._ips(pnn, await each) for each in (known, available)]
+            await self._pace.spend(sum(DECODED * len(each.ips) for each in lists if each is not None))
             if lists[0] is not None and lists[1] is not None:
                 answers.append(Answer(pnn, lists[0].ips, lists[1].ips))
         return answers if len(answers) == len(nodes) else None
@@ -164,12 +201,11 @@ class Run:
                 self._note(pnn, Control.START_IPREALLOCATE, reply)
             # Daemons of upstream before 4.21 refuse without a word: they do not know it.
 
-    async def _transfer(self, transfer: Transfer, says: dict[int, dict[str, int]]) -> None:
+    async def _transfer(self, transfer: Transfer, unaware: list[int]) -> None:
         order = transfer.order.pack()
         releases = [(pnn, self._call(pnn, Control.RELEASE_IP, order)) for pnn in transfer.holders]
-        for pnn in transfer.others:
-            if says[pnn].get(transfer.order.address.host) != transfer.order.pnn:
-                self._told.append((pnn, Control.RELEASE_IP, self._call(pnn, Control.RELEASE_IP, order)))
+        for pnn in unaware:
+            self._told.append((pnn, Control.RELEASE_IP, self._call(pnn, Control.RELEASE_IP, order)))
         released = [pnn for pnn, each in releases if self._note(pnn, Control.RELEASE_IP, await each)]
         if not may_take(transfer, released) or not self._goes_on():
             return
@@ -219,3 +255,25 @@ class Run:
                     transfer.taker if transfer.taker is not None else next(iter(transfer.holders), state.pnn)
                 )
                 state.note("address", about, text)
+
+
+def _batches(
+    transfers: Iterable[Transfer], says: dict[int, dict[str, int]]
+) -> Iterator[list[tuple[Transfer, list[int]]]]:
+    """Transfers, each with the nodes that do not know yet where it will be, in parts of a slice's work."""
+    batch: list[tuple[Transfer, list[int]]] = []
+    work = 0
+    for transfer in transfers:
+        host, taker = transfer.order.address.host, transfer.order.pnn
+        unaware = [pnn for pnn in transfer.others if says[pnn].get(host) != taker]
+        batch.append((transfer, unaware))
+        work += _work(transfer, unaware)
+        if work >= SLICE:
+            yield batch
+            batch, work = [], 0
+    if batch:
+        yield batch
+
+
+def _work(transfer: Transfer, unaware: list[int]) -> int:
+    return ORDERED * (1 + len(transfer.holders) + len(unaware)) + len(transfer.others)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ctdbpy.core.failover.allocation import Address, Plan
+from ctdbpy.core.failover.slices import DECODED, Sliced, at_once
 from ctdbpy.wire.constants import UNKNOWN_PNN, NodeFlag
 from ctdbpy.wire.structures import PublicIp, SockAddr
 
@@ -90,6 +91,13 @@ def survey_of(
         hosts_when_all_disabled: NoIPHostOnAllDisabled is 0: when no node is healthy, those that are active
             could serve whatever they know.
     """
+    return at_once(survey_in_slices(answers, flags, hosts_when_all_disabled=hosts_when_all_disabled))
+
+
+def survey_in_slices(
+    answers: Iterable[Answer], flags: Mapping[int, NodeFlag], *, hosts_when_all_disabled: bool = False
+) -> Sliced[Survey]:
+    """The same, as work that may be interrupted."""
     answers = sorted(answers, key=lambda answer: answer.pnn)
     is_last_resort = hosts_when_all_disabled and not any(not each for each in flags.values())
     known: dict[str, set[int]] = {}
@@ -109,6 +117,7 @@ def survey_of(
             available = answer.available
         for ip in available:
             able.setdefault(ip.address.host, set()).add(answer.pnn)
+        yield 2 * (len(answer.known) + len(available))
     return Survey(
         tuple(
             Address(
@@ -139,6 +148,11 @@ def transfers_of(survey: Survey, plan: Plan) -> tuple[Transfer, ...]:
 
     Addresses that stay are told again to all who know them, as upstream does: it mends what nodes have wrong.
     """
+    return at_once(transfers_in_slices(survey, plan))
+
+
+def transfers_in_slices(survey: Survey, plan: Plan) -> Sliced[tuple[Transfer, ...]]:
+    """The same, as work that may be interrupted."""
     addresses = {address.ip: address for address in survey.addresses}
     transfers = []
     for ip, placement in plan.placements.items():
@@ -154,6 +168,7 @@ def transfers_of(survey: Survey, plan: Plan) -> tuple[Transfer, ...]:
                 reason=placement.reason,
             )
         )
+        yield DECODED + len(releasers)
     return tuple(sorted(transfers, key=lambda transfer: not transfer.is_urgent))
 
 

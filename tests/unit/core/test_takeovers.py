@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from ctdbpy.core.effects import Effect, Exit, Log, LogLevel, RemoveAddress, ReplyToNode
+from ctdbpy.core.failover import run, slices
+from ctdbpy.core.failover.slices import SLICE
 from ctdbpy.core.inputs import (
     Input,
     MessageArrived,
@@ -282,8 +284,8 @@ def test_who_asks_while_nodes_are_asked_is_served_with_them() -> None:
     cluster = Addressed()
     for harness in cluster.nodes:
         harness.events.clear()
-    run = MessageArrived(0, SRVID_TAKEOVER_RUN, SrvidMessage(0, 0).pack())
-    cluster.give_all(cluster.leader, [run, run, run])
+    wanted = MessageArrived(0, SRVID_TAKEOVER_RUN, SrvidMessage(0, 0).pack())
+    cluster.give_all(cluster.leader, [wanted, wanted, wanted])
     for harness in cluster.nodes:
         assert [event.name for event in harness.events] == ["ipreallocated"]
 
@@ -302,6 +304,26 @@ def test_who_can_serve_again_after_it_was_asked_is_asked_anew(answers: int) -> N
         cluster.interrupt()
     cluster.advance(2)
     assert cluster.counts() == [4, 4, 4]
+
+
+def test_a_long_plan_leaves_the_loop_to_others_and_is_made_anew_if_they_change_something(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = Addressed()
+    node, other = (pnn for pnn in range(3) if pnn != cluster.leader)
+    monkeypatch.setattr(slices, "SLICE", 1)
+    leader = cluster.nodes[cluster.leader]
+    effects = leader.give(MessageArrived(0, SRVID_TAKEOVER_RUN, SrvidMessage(0, 0).pack()))
+    cluster.tell(leader, effects)
+    for _ in range(20):
+        # It is in the middle of the plan.
+        assert leader.node.deadline_s is not None and leader.node.deadline_s <= leader.now_s
+        cluster.give(cluster.leader, TimeElapsed())
+    cluster.ask(node, Control.DISABLE_NODE)
+    cluster.advance(1)
+    assert cluster.counts()[node] == 0
+    assert cluster.counts()[other] == 6
+    cluster.check_hosted()
 
 
 def test_an_address_that_cannot_be_released_stays_and_holds_no_other_up() -> None:
@@ -545,8 +567,12 @@ class Troubles:
         return lambda: None
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_each_address_is_in_one_place_whatever_fails(seed: int) -> None:
+@pytest.mark.parametrize(("seed", "slice_"), [(0, SLICE), (1, SLICE), (2, 1), (3, 500)])
+def test_each_address_is_in_one_place_whatever_fails(
+    seed: int, slice_: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (run, slices):
+        monkeypatch.setattr(module, "SLICE", slice_)
     chance = random.Random(seed)
     cluster = Addressed(4)
     troubles = Troubles(cluster, chance)

@@ -6,7 +6,7 @@
 Source: reference/ctdb.md 7.17; docs/allocation.md.
 """
 
-from ctdbpy.core.failover.allocation.plans import Placement, Plan, allocate
+from ctdbpy.core.failover.allocation.plans import Placement, Plan, allocate, allocate_in_slices
 from ctdbpy.core.failover.allocation.tables import Address, Algorithm, Rules
 
-__all__ = ["Address", "Algorithm", "Placement", "Plan", "Rules", "allocate"]
+__all__ = ["Address", "Algorithm", "Placement", "Plan", "Rules", "allocate", "allocate_in_slices"]

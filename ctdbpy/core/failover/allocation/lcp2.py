@@ -14,11 +14,13 @@ Source: reference/ctdb.md 7.17.
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from ctdbpy.core.failover.allocation.distances import Distances
 from ctdbpy.core.failover.allocation.tables import NOWHERE, Table
+from ctdbpy.core.failover.slices import Sliced
 
 #: The cost of an address on a node that cannot serve it: more than any sum.
 _NEVER: Final = 1 << 62
@@ -26,17 +28,17 @@ _NEVER: Final = 1 << 62
 _ITSELF: Final = 128 * 128
 
 
-def allocate_apart(table: Table) -> None:
-    """Allocate by LCP2."""
+def allocate_apart(table: Table) -> Iterator[int]:
+    """Allocate by LCP2, in slices."""
     table.unassign_unsuitable()
     distances = Distances(table.keys)
     # A node that has nothing now is taken for one that has just become healthy.
     targets = (set(range(table.rules.nodes)) - set(table.nodes)) | {
         pnn for pnn in table.rules.rebalance if 0 <= pnn < table.rules.nodes
     }
-    _place_unassigned(table, distances)
+    yield from _place_unassigned(table, distances)
     if targets and not table.rules.no_failback and not table.rules.no_takeover:
-        _Failback(table, distances, sorted(targets)).run()
+        yield from _Failback(table, distances, sorted(targets)).run()
 
 
 class _Costs:
@@ -45,12 +47,18 @@ class _Costs:
     `surcharges` are added to all costs of a node. Of equal costs the lowest node's is the cheapest.
     """
 
-    def __init__(
-        self, table: Table, distances: Distances, rows: list[int], pnns: list[int], surcharges: dict[int, int]
-    ) -> None:
+    def __init__(self, rows: list[int], pnns: list[int]) -> None:
+        """Without costs yet: `fill` them in."""
         self.rows = rows
         self.pnns = pnns
         self._columns = {pnn: column for column, pnn in enumerate(pnns)}
+        self.costs: list[list[int]] = []
+        self.lowest: list[int] = []
+        self.cheapest: list[int] = []
+
+    def fill(self, table: Table, distances: Distances, surcharges: dict[int, int]) -> Iterator[int]:
+        """Add up all costs, in slices."""
+        rows, pnns = self.rows, self.pnns
         by_column = [[surcharges.get(pnn, 0)] * len(rows) for pnn in pnns]
         for index, pnn in enumerate(table.nodes):
             if (column := self._columns.get(pnn)) is not None:
@@ -58,14 +66,15 @@ class _Costs:
                     cost + square
                     for cost, square in zip(by_column[column], distances.squares(index, rows), strict=True)
                 ]
-        self.costs = [list(row) for row in zip(*by_column, strict=True)]
-        for costs, index in zip(self.costs, rows, strict=True):
+                yield len(rows)
+        for row, index in zip(zip(*by_column, strict=True), rows, strict=True):
             available_on = table.addresses[index].available_on
-            for column, pnn in enumerate(pnns):
-                if pnn not in available_on:
-                    costs[column] = _NEVER
-        self.lowest = [min(costs) for costs in self.costs]
-        self.cheapest = [costs.index(low) for costs, low in zip(self.costs, self.lowest, strict=True)]
+            costs = [cost if pnn in available_on else _NEVER for pnn, cost in zip(pnns, row, strict=True)]
+            low = min(costs)
+            self.costs.append(costs)
+            self.lowest.append(low)
+            self.cheapest.append(costs.index(low))
+            yield len(pnns)
 
     def has(self, pnn: int) -> bool:
         """True if the node is one of the columns."""
@@ -99,12 +108,16 @@ class _Costs:
                 lowest[position], cheapest[position] = cost, column
 
 
-def _place_unassigned(table: Table, distances: Distances) -> None:
+def _place_unassigned(table: Table, distances: Distances) -> Iterator[int]:
     """Place the address that costs least where it costs least, until none is left."""
     rows = table.unassigned()
     pnns = sorted({pnn for index in rows for pnn in table.addresses[index].available_on})
-    costs = _Costs(table, distances, rows, pnns, {})
+    if not rows:
+        return
+    costs = _Costs(rows, pnns)
+    yield from costs.fill(table, distances, {})
     while costs.rows:
+        yield len(costs.rows)
         cost = min(costs.lowest)
         position = costs.lowest.index(cost)
         index, pnn = costs.rows[position], pnns[costs.cheapest[position]]
@@ -138,24 +151,28 @@ class _Failback:
             if pnn != NOWHERE:
                 self._holdings[pnn].append(index)
         # What each address costs the node it is on.
-        self._own = [
-            0 if pnn == NOWHERE else distances.total(index, self._holdings[pnn]) - _ITSELF
-            for index, pnn in enumerate(table.nodes)
-        ]
-        self._imbalances = {
-            pnn: sum(self._own[index] for index in indexes) // 2 for pnn, indexes in self._holdings.items()
-        }
+        self._own: list[int] = []
+        self._imbalances: dict[int, int] = {}
         # Per source what its addresses would cost targets, with the imbalances there added.
         self._costs: dict[int, _Costs] = {}
         # Sources known to have no move that makes things better.
         self._stuck: set[int] = set()
 
-    def run(self) -> None:
+    def run(self) -> Iterator[int]:
         """Move addresses until no move makes things better."""
-        while (move := self._next()) is not None:
-            self._make(move)
+        yield from self._add_up()
+        while (move := (yield from self._next())) is not None:
+            yield self._make(move)
 
-    def _next(self) -> _Move | None:
+    def _add_up(self) -> Iterator[int]:
+        for index, pnn in enumerate(self._table.nodes):
+            held = [] if pnn == NOWHERE else self._holdings[pnn]
+            self._own.append(self._distances.total(index, held) - _ITSELF if held else 0)
+            yield len(held)
+        for pnn, indexes in self._holdings.items():
+            self._imbalances[pnn] = sum(self._own[index] for index in indexes) // 2
+
+    def _next(self) -> Sliced[_Move | None]:
         imbalances = self._imbalances
         # Equal ones in the order of their numbers: the sort is stable.
         for source in sorted(imbalances, key=lambda pnn: -imbalances[pnn]):
@@ -163,12 +180,12 @@ class _Failback:
                 return None
             if source in self._stuck:
                 continue
-            if (move := self._best(source)) is not None:
+            if (move := (yield from self._best(source))) is not None:
                 return move
             self._stuck.add(source)
         return None
 
-    def _best(self, source: int) -> _Move | None:
+    def _best(self, source: int) -> Sliced[_Move | None]:
         """The move from a node that leaves the smallest sum of both imbalances.
 
         The target must stay less imbalanced than the source is now, and the address must cost less there.
@@ -179,15 +196,15 @@ class _Failback:
             for target in self._targets
         ):
             return None
-        costs = self._costs_of(source)
+        costs = yield from self._costs_of(source)
         changes = [low - own[index] for low, index in zip(costs.lowest, costs.rows, strict=True)]
         position = changes.index(min(changes))
         move = self._move(source, costs, position, costs.cheapest[position])
         if costs.lowest[position] < limit and move.added < move.saved:
             return move
-        return self._search(source, costs)
+        return (yield from self._search(source, costs))
 
-    def _search(self, source: int, costs: _Costs) -> _Move | None:
+    def _search(self, source: int, costs: _Costs) -> Sliced[_Move | None]:
         """Look at every move: the one that promises most is not allowed."""
         own, limit = self._own, self._imbalances[source]
         imbalances = [self._imbalances[target] for target in costs.pnns]
@@ -198,6 +215,7 @@ class _Failback:
             for column, (after, before) in enumerate(zip(row, imbalances, strict=True)):
                 if after < limit and after - before < saved and (best is None or after - saved < least):
                     best, least = (position, column), after - saved
+            yield len(row)
         return best and self._move(source, costs, *best)
 
     def _move(self, source: int, costs: _Costs, position: int, column: int) -> _Move:
@@ -205,14 +223,16 @@ class _Failback:
         added = costs.costs[position][column] - self._imbalances[target]
         return _Move(index, source, target, self._own[index], added)
 
-    def _costs_of(self, source: int) -> _Costs:
+    def _costs_of(self, source: int) -> Sliced[_Costs]:
         if source not in self._costs:
             targets = [target for target in self._targets if target != source]
-            rows = list(self._holdings[source])
-            self._costs[source] = _Costs(self._table, self._distances, rows, targets, self._imbalances)
+            costs = _Costs(list(self._holdings[source]), targets)
+            yield from costs.fill(self._table, self._distances, self._imbalances)
+            self._costs[source] = costs
         return self._costs[source]
 
-    def _make(self, move: _Move) -> None:
+    def _make(self, move: _Move) -> int:
+        """How much work that was."""
         index, source, target = move.index, move.source, move.target
         self._holdings[source].remove(index)
         at_source = self._distances.squares(index, self._holdings[source])
@@ -243,3 +263,5 @@ class _Failback:
             target,
             f"node {target} gets its share from node {source} (cost {move.added} instead of {move.saved})",
         )
+        # Each row is looked at for the source and for the target.
+        return 2 * sum(len(costs.rows) for costs in self._costs.values())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ctdbpy.core.failover.allocation import counts, lcp2
 from ctdbpy.core.failover.allocation.tables import NOWHERE, Address, Algorithm, Rules, Table
+from ctdbpy.core.failover.slices import DECODED, Sliced, at_once
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,11 @@ class Plan(Mapping[str, int | None]):
 
 def allocate(addresses: Iterable[Address], rules: Rules) -> Plan:
     """Decide which node serves which address. No address may be listed twice."""
+    return at_once(allocate_in_slices(addresses, rules))
+
+
+def allocate_in_slices(addresses: Iterable[Address], rules: Rules) -> Sliced[Plan]:
+    """The same, as work that may be interrupted."""
     table = Table(addresses, rules)
     match rules.algorithm:
         case Algorithm.DETERMINISTIC:
@@ -57,10 +63,10 @@ def allocate(addresses: Iterable[Address], rules: Rules) -> Plan:
         case Algorithm.NONDETERMINISTIC:
             counts.allocate_evenly(table)
         case Algorithm.LCP2:
-            lcp2.allocate_apart(table)
-    placements = {
-        address.ip: Placement(address, None if pnn == NOWHERE else pnn, table.why(index))
-        for index, (address, pnn) in enumerate(zip(table.addresses, table.nodes, strict=True))
-    }
+            yield from lcp2.allocate_apart(table)
+    placements = {}
+    for index, (address, pnn) in enumerate(zip(table.addresses, table.nodes, strict=True)):
+        placements[address.ip] = Placement(address, None if pnn == NOWHERE else pnn, table.why(index))
+        yield DECODED
     assert len(placements) == len(table.addresses), "an address is listed twice"
     return Plan(placements)

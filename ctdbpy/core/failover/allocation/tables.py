@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import lru_cache
 from ipaddress import ip_address
 from itertools import groupby
 from typing import Final
@@ -59,6 +60,7 @@ class Rules:
     hindrances: Mapping[int, str] = field(default_factory=dict)
 
 
+@lru_cache(maxsize=1 << 14)
 def key_of(ip: str) -> int:
     """The number that addresses are ordered and compared by: 128 bits, an IPv4 address in the last 32."""
     return int(ip_address(ip.partition("%")[0]))
