@@ -48,7 +48,7 @@ class Daemon:
 
 def start(event: Event, daemon: Daemon) -> None:
     """Start it; harmless when it runs already under systemd. Raises ServiceError."""
-    if _is_systemd(event):
+    if is_systemd(event):
         _systemctl("start", daemon)
     else:
         commands.run(daemon.command, timeout_s=_COMMAND_LIMIT_S)
@@ -56,7 +56,7 @@ def start(event: Event, daemon: Daemon) -> None:
 
 def stop(event: Event, daemon: Daemon) -> None:
     """End it with all its processes, by force if need be; harmless when none runs. Raises ServiceError."""
-    if _is_systemd(event):
+    if is_systemd(event):
         _systemctl("stop", daemon)
         return
     _end(processes(daemon), signal.SIGTERM, _END_LIMIT_S)
@@ -75,7 +75,7 @@ def restart(event: Event, daemon: Daemon) -> None:
 
 def reload(event: Event, daemon: Daemon) -> None:
     """Have it read its configuration again. Raises ServiceError, also when it does not run."""
-    if _is_systemd(event):
+    if is_systemd(event):
         _systemctl("reload", daemon)
         return
     pid = main_process(daemon)
@@ -86,7 +86,7 @@ def reload(event: Event, daemon: Daemon) -> None:
 
 def is_running(event: Event, daemon: Daemon) -> bool:
     """Whether it runs, as systemd or its processes say; it may hang all the same."""
-    if _is_systemd(event):
+    if is_systemd(event):
         asked = commands.run(
             ["systemctl", "is-active", "--quiet", _unit(daemon)], timeout_s=_COMMAND_LIMIT_S, check=False
         )
@@ -122,7 +122,8 @@ def main_process(daemon: Daemon) -> int | None:
     return next((pid for pid in running if _parent(pid) not in running), None)
 
 
-def _is_systemd(event: Event) -> bool:
+def is_systemd(event: Event) -> bool:
+    """Whether systemd starts and stops daemons here. Raises ServiceError about an option that is wrong."""
     chosen = event.text("CTDB_SERVICE_MANAGER")
     if chosen not in ("", "systemd", "commands"):
         raise event.misuse("CTDB_SERVICE_MANAGER", "it must be 'systemd' or 'commands'")
