@@ -20,9 +20,12 @@ SERVICES: Final[dict[str, str]] = {
     "multipath": "ctdbpy.services.multipath",
     "natgw": "ctdbpy.services.natgw",
     "netbios": "ctdbpy.services.netbios",
+    "nfs": "ctdbpy.services.nfs",
+    "nlm": "ctdbpy.services.nlm",
     "policy_routing": "ctdbpy.services.policy_routing",
     "reclock": "ctdbpy.services.reclock",
     "samba": "ctdbpy.services.samba",
+    "statd": "ctdbpy.services.nfs_clients",
     "system": "ctdbpy.services.system",
     "winbind": "ctdbpy.services.winbind",
 }

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Clients that hold locks: noting them before they get one, and telling them when their locks are lost."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from ctdbpy.errors import CtdbpyError, ServiceError
+from ctdbpy.services import addresses, commands, nsm
+from ctdbpy.services.event import Event
+from ctdbpy.services.nfs import is_forwarding
+from ctdbpy.services.nfs_records import Holder, Records
+from ctdbpy.services.nfs_server import Server
+
+#: What an event waits for clients; those that have not answered by then are told by a process of its own.
+_FIRST_LIMIT_S: Final = 1.5
+_LATER_LIMIT_S: Final = 30.0
+#: The status monitor answers nobody meanwhile.
+_NOTE_LIMIT_S: Final = 5.0
+
+
+def run(event: Event) -> None:
+    """What statd calls (`add-client`, `del-client`), and what goes on telling clients (`notify`)."""
+    match event.name:
+        case "add-client":
+            note(event, event.arguments[0])
+        case "del-client":
+            forget(event, event.arguments[0])
+        case "notify":
+            epoch, *words = event.arguments
+            nsm.send([nsm.Notice(*word.split("@")) for word in words], int(epoch), limit_s=_LATER_LIMIT_S)
+        case _:
+            raise ServiceError(f"cannot do '{event.name}': it must be add-client, del-client or notify")
+
+
+def note(event: Event, name: str) -> None:
+    """Note a client before its first lock is given out, so that it is told whatever becomes of this node.
+
+    When the cluster cannot note it now, this node does, and the next `monitor` event carries it over.
+    """
+    client = _address(name)
+    try:
+        with Records(event, limit_s=_NOTE_LIMIT_S) as records:
+            records.note(_holders(event, records, [client]))
+    except CtdbpyError as error:
+        (_waiting(event) / client).touch()
+        raise ServiceError(f"cannot note that '{client}' holds locks; it is tried again: {error}") from None
+
+
+def forget(event: Event, name: str) -> None:
+    """Forget a client that holds no locks any more.
+
+    A server that has to let go of its locks ends to watch their holders as well: those still have to be told.
+    """
+    client = _address(name)
+    (_waiting(event) / client).unlink(missing_ok=True)
+    with Records(event, limit_s=_NOTE_LIMIT_S) as records:
+        lock_node = records.lock_node()
+        if is_forwarding(event):
+            servers = [""] if lock_node is not None and lock_node.pnn == records.pnn else []
+        else:
+            servers = addresses.hosted(event)
+        gone = [each for each in records.holders() if each.client == client and each.server in servers]
+        if gone:
+            records.forget(gone)
+
+
+def carry_over(event: Event, records: Records) -> None:
+    """Have the cluster note whom only this node has noted."""
+    waiting = _waiting(event)
+    clients = sorted(file.name for file in waiting.iterdir())
+    if clients:
+        records.note(_holders(event, records, clients))
+        for client in clients:
+            (waiting / client).unlink(missing_ok=True)
+
+
+def drop(event: Event, server: Server, gone: Iterable[str]) -> None:
+    """Let go of locks given out at addresses that have left this node: others give them out now."""
+    with Records(event) as records:
+        clients = {holder.client for holder in records.holders() if holder.server in set(gone)}
+    server.drop_locks(sorted(clients))
+
+
+def welcome(event: Event, server: Server, come: list[str]) -> None:
+    """Have the clients of addresses that have come here claim their locks anew."""
+    with Records(event) as records:
+        holders = [holder for holder in records.holders() if holder.server in come]
+        if not server.begins_grace_at_once:
+            server.begin_grace(come[0])
+        epoch = int(time.time())
+        for address in come:
+            tell(event, [holder.client for holder in holders if holder.server == address], [address], epoch)
+        records.forget(holders)
+
+
+def tell(event: Event, clients: Iterable[str], sources: list[str], epoch: int) -> None:
+    """Send SM_NOTIFY to clients from these addresses; who does not answer is told on after the event."""
+    wanted = nsm.notices(clients, sources, event.words("CTDB_NFS_SERVER_NAMES"))
+    silent = nsm.send(wanted, epoch, limit_s=_FIRST_LIMIT_S)
+    if wanted:
+        answered = f"{len(wanted) - len(silent)} of {len(wanted)} notices answered"
+        event.warnings.append(f"clients are told to claim their locks: {answered}")
+    if silent:
+        words = [f"{notice.client}@{notice.source}@{notice.name}" for notice in silent]
+        commands.leave_running(
+            [sys.executable, "-m", "ctdbpy.services", "statd", "notify", str(epoch), *words]
+        )
+
+
+# -- private -----------------------------------------------------------------------------------
+
+
+def _holders(event: Event, records: Records, clients: list[str]) -> list[Holder]:
+    if is_forwarding(event):
+        lock_node = records.lock_node()
+        epoch = 0 if lock_node is None else lock_node.epoch
+        return [Holder(client, "", epoch) for client in clients]
+    now = int(time.time())
+    return [Holder(client, address, now) for client in clients for address in addresses.hosted(event)]
+
+
+def _waiting(event: Event) -> Path:
+    return event.keep("lasting/nfs-clients")
+
+
+def _address(name: str) -> str:
+    """The address of a client as statd calls it. Raises ServiceError."""
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        pass
+    try:
+        return socket.gethostbyname(name)
+    except OSError as error:
+        raise ServiceError(f"cannot find the address of client '{name}': {error.strerror}") from None

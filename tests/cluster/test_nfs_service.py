@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""NFSv3 locks of a whole cluster, with Debian's NFS-Ganesha: one lock manager, and locks that outlive it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from ctdbpy.lab import Lab, wait_until
+from tests.cluster.nfs_stage import LIMIT_S, NfsClient, NfsCluster, is_root
+
+pytestmark = [pytest.mark.skipif(not is_root(), reason="needs root"), pytest.mark.timeout(240)]
+
+RANGE = (100, 50)
+
+
+@pytest.fixture(scope="module")
+def nfs() -> Iterator[NfsCluster]:
+    with Lab(nodes=3, clients=3) as lab:
+        nfs = NfsCluster(lab)
+        try:
+            nfs.start()
+            yield nfs
+        finally:
+            nfs.close()
+
+
+class Repeated:
+    """A client that does the same again and again, and notes what came of it and when."""
+
+    def __init__(self, client: NfsClient, *words: object) -> None:
+        self.seen: list[tuple[float, object]] = []
+        self._client = client
+        self._words = words
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        while not self._is_over.wait(0.1):
+            self.seen.append((time.monotonic(), self._client.ask(*self._words)))
+
+    def wait_for(self, answer: object) -> None:
+        """Until it comes from now on."""
+        begin = len(self.seen)
+        wait_until(f"'{answer}'", lambda: answer in self.answers(begin), timeout_s=2 * LIMIT_S)
+
+    def answers(self, begin: int = 0) -> set[object]:
+        """What has come, each once."""
+        return {str(answer) for _when, answer in self.seen[begin:]}
+
+    def stop(self) -> None:
+        self._is_over.set()
+        self._thread.join(2 * LIMIT_S)
+
+
+class Held:
+    """A file with a range that the client `holder` has locked, not through the lock node's own address."""
+
+    def __init__(self, nfs: NfsCluster) -> None:
+        lock_node = nfs.lock_node()
+        others = [host for host in nfs.lab.nodes if host != lock_node]
+        self.lock_node, (self.b, self.c) = lock_node, others
+        self.address_b, self.address_c = nfs.address_of(self.b), nfs.address_of(self.c)
+        self.holder = nfs.client("c0", "holder")
+        self.thief = nfs.client("c1", "thief")
+        self.worker = nfs.client("c2", "worker")
+        root = self.holder.ask("mount", self.address_b, "/share")
+        self.file: str = self.holder.ask("create", self.address_b, root, "held")
+        lock = ("lock", self.address_b, self.file, *RANGE, False)
+        # The servers have just been started.
+        wait_until("the lock", lambda: self.holder.ask(*lock) == "granted", timeout_s=LIMIT_S, pause_s=0.2)
+
+    def told(self) -> int:
+        """Wait for a notice from where the holder mounted, under the name that it mounted; its state."""
+        while True:
+            notices = self.holder.ask("notices")
+            assert notices, "a notice in time"
+            for name, state, source in notices:
+                assert name == source
+                if name == self.address_b:
+                    return int(state)
+
+    def steal(self) -> tuple[object, ...]:
+        return ("lock", self.address_c, self.file, RANGE[0] + 10, 10, False)
+
+    def claim(self) -> tuple[object, ...]:
+        return ("lock", self.address_b, self.file, *RANGE, True)
+
+
+@pytest.fixture(scope="module")
+def held(nfs: NfsCluster) -> Held:
+    return Held(nfs)
+
+
+def test_a_lock_is_one_for_the_cluster(nfs: NfsCluster, held: Held) -> None:
+    assert held.thief.ask(*held.steal()) == "denied"
+    free = (*held.steal()[:3], 500, 10, False)
+    assert held.thief.ask(*free) == "granted", "another range is free"
+    assert held.holder.ask("lock", held.address_b, held.file, 500, 10, False) == "denied"
+
+
+def test_the_lock_node_knows_clients_and_not_forwarders(nfs: NfsCluster, held: Held) -> None:
+    clients = {nfs.lab.address("c0"), nfs.lab.address("c1")}
+    assert nfs.holders(held.c) == clients, "noted before their locks were granted"
+    for host in nfs.lab.nodes:
+        watched = list(nfs.lab.path(host, "/var/lib/ctdb/nfs/statd/sm").iterdir())
+        assert len(watched) == (2 if host == held.lock_node else 0), host
+
+
+def test_a_lock_outlives_the_lock_node(nfs: NfsCluster, held: Held) -> None:
+    held.worker.ask("write", held.address_c, held.file, 0, "begin")
+    thief = Repeated(held.thief, *held.steal())
+    worker = Repeated(held.worker, "write", held.address_c, held.file, 0, "again")
+    thief.wait_for("denied")
+    off_s = time.monotonic()
+    nfs.lab.power_off(held.lock_node)
+    try:
+        assert held.told() % 2 == 1, "a state in which the server is up"
+        told_s = time.monotonic() - off_s
+        # The very UDP port from which it asked the node that is gone.
+        assert held.holder.ask(*held.claim()) == "granted"
+        kept_s = time.monotonic() - off_s
+        assert nfs.lock_node(held.b) in (held.b, held.c)
+        thief.wait_for("grace")
+        thief.wait_for("denied")
+    finally:
+        thief.stop()
+        worker.stop()
+    assert "granted" not in thief.answers()
+    assert worker.answers() == {"5"}, "each write at another address was done"
+    print(f"told after {told_s:.2f} s, locked again after {kept_s:.2f} s, thief: {thief.answers()}")
+    steps = ["a grace period has begun", "this node is the lock node", "clients are told"]
+    log = nfs.log(nfs.lock_node(held.b))
+    log = log[log.rindex("is silent") :] if "is silent" in log else log
+    assert sorted(steps, key=log.index) == steps
+
+
+def test_a_node_that_returns_is_a_forwarder(nfs: NfsCluster, held: Held) -> None:
+    lock_node = nfs.lock_node(held.b)
+    nfs.lab.power_on(held.lock_node)
+    nfs.boot(held.lock_node)
+    nfs.cluster.wait_healthy()
+    wait_until("it has an address", lambda: held.lock_node in nfs.places(held.b).values(), timeout_s=LIMIT_S)
+    assert nfs.lock_node(held.lock_node) == lock_node
+    assert f"forwarded to node {lock_node[1:]}" in nfs.log(held.lock_node)
+    address = nfs.address_of(held.lock_node, held.b)
+    assert held.thief.ask("lock", address, held.file, *RANGE, False) in ("denied", "grace")
+
+
+def test_a_lock_node_that_lives_lets_go_of_its_locks(nfs: NfsCluster, held: Held) -> None:
+    lock_node = nfs.lock_node(held.b)
+    held.holder.ask("forget_notices")
+    nfs.cluster.tool(lock_node, "disable")
+    wait_until("another lock node", lambda: nfs.lock_node(held.b) != lock_node, timeout_s=LIMIT_S)
+    place = nfs.places(held.b)[held.address_b]
+    assert place != lock_node, "its addresses have gone as well"
+    held.told()
+    assert held.holder.ask(*held.claim()) == "granted"
+    assert held.thief.ask("lock", held.address_c, held.file, *RANGE, False) in ("grace", "denied")
