@@ -224,7 +224,7 @@ def render(runs: Sequence[Run]) -> str:
                 line += _verdict(statistics.median(ours), fault.middle_s, "median")
                 line += _verdict(max(ours), fault.most_s, "most")
             elif ours:
-                limit = {"others": 1.0, "double": 0.2, "late": 0.0, "lost": 0.0}.get(figure)
+                limit = {"others": 1.0, "back": 1.0, "double": 0.2, "late": 0.0, "lost": 0.0}.get(figure)
                 line += _verdict(max(ours), limit, "most")
             lines.append(line)
     return "\n".join(lines)

@@ -34,7 +34,7 @@ CONNECT_LIMIT_S = 0.1
 RETRY_S = 0.01
 # Longer than the slowest failover: only tickles and resets tell the client earlier.
 ANSWER_LIMIT_S = 60.0
-PAUSE_S = 0.005
+PAUSE_S = 0.02
 
 
 class Client:
