@@ -261,7 +261,7 @@ class Cluster:
     def _went_on(self, number: int) -> None:
         """Records are changed in a new generation: nobody but its members counts any more."""
         generation = self.history.began(number)
-        members = [node for node in self.nodes if node.is_up and node.node.state.generation == number]
+        members = [node for node in self.nodes if node.is_up and self._is_member(node, number)]
         for node in members:
             database = node.node.state.databases.get(self._db_id)
             if database is not None and database.generation != number:
@@ -273,6 +273,11 @@ class Cluster:
             checker.went_on(generation)
         self.history.copies.clear()
         self.history.departed.clear()
+
+    def _is_member(self, node: SimNode, number: int) -> bool:
+        """Told of this generation, or still in its copy: the next recovery has not frozen it yet."""
+        database = node.node.state.databases.get(self._db_id)
+        return number in (node.node.state.generation, database.generation if database else None)
 
     def _changed(self, node: SimNode, db_id: int, key: bytes, header: RecordHeader, counter: int) -> None:
         number = node.node.state.databases[db_id].generation
