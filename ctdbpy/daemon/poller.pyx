@@ -236,8 +236,8 @@ cdef class Poller:
                     left_us = 0
                 elif left_us < 0 or <int64_t>(due_us - self.engine.now_us) < left_us:
                     left_us = <int64_t>(due_us - self.engine.now_us)
-            if self.page != NULL and (left_us < 0 or left_us > PROGRESS_US):
-                left_us = PROGRESS_US
+            if self.page != NULL:
+                left_us = self.until_lease_ends(left_us)
             n = self.poll(left_us)
             asked_once = True
             self.begin_turn()
@@ -266,10 +266,22 @@ cdef class Poller:
         store_progress(self.page, self.progress)
 
     cdef cbool has_expired(self, int64_t now_us) noexcept nogil:
+        cdef int64_t until_us = self.lease_end_us()
+        return until_us != 0 and now_us >= until_us
+
+    cdef int64_t lease_end_us(self) noexcept nogil:
         cdef int64_t until_us = load_lease(self.page)
         if until_us == 0 and self.wants_lease:
             until_us = self.granted_us
-        return until_us != 0 and now_us >= until_us
+        return until_us
+
+    cdef int64_t until_lease_ends(self, int64_t left_us) noexcept nogil:
+        """How long to wait at most: the guard wakes us when a lease ends, unless it has died or hangs."""
+        cdef int64_t until_us = self.lease_end_us() - <int64_t>self.engine.now_us
+        if left_us < 0 or left_us > PROGRESS_US:
+            left_us = PROGRESS_US
+        # A lease that has ended was seen at the beginning of this turn.
+        return until_us if 0 < until_us < left_us else left_us
 
     cdef int poll(self, int64_t timeout_us) noexcept nogil:
         """Wait for events; with recent traffic look a while without sleeping. -1 when a signal came."""

@@ -246,7 +246,10 @@ class Cluster:
             return
         database = node.node.state.databases[db_id]
         counters = {} if database.is_invalid else _counters(before)
-        copies = Copies(self.history.order(database.generation), counters)
+        history = self.history
+        copies = Copies(
+            history.order(database.generation), history.order(node.node.state.generation), counters
+        )
         self.history.copies.setdefault((node.pnn, db_id), []).append(copies)
 
     def _recovered(self, leader: SimNode) -> None:

@@ -126,6 +126,10 @@ class SimGuard:
             return
         self._world.say(f"n{self._node.pnn} has no guard")
         self._is_dead = True
+        # The daemon's loop waits no longer than its lease.
+        until_us = self._beats.serve_until_us
+        if until_us:
+            self._node.later(max(0.0, until_us / 1_000_000 - self._world.now_s), self._node.work)
         self._node.later(self._world.random.uniform(*START_S), self._start_again)
 
     def _start_again(self) -> None:

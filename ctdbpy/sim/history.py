@@ -35,9 +35,13 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """What one node held of a database when a recovery's result took its place."""
+    """What one node held of a database when a recovery's result took its place.
+
+    order: of the generation it came from. recovery: of the generation that took its place.
+    """
 
     order: int
+    recovery: int
     counters: Mapping[bytes, int]
 
 
@@ -78,15 +82,18 @@ class History:
     def survivors(self, db_id: int) -> dict[bytes, int]:
         """The furthest counter of each key that the members of the newest generation brought along."""
         assert self.newest is not None
-        found = [self.copies.get((pnn, db_id), []) for pnn in self.newest.members]
-        # A node that was out when others went on brings nothing, however far its copy is. A copy that
-        # holds nothing says nothing: it may have come into being in a recovery that failed.
-        base = max((each[-1].order for each in found if each and each[-1].counters), default=-1)
+        # A node that was out when others went on brings nothing, however far its copy is: so says each
+        # recovery on the way, also one that failed later. A copy that holds nothing says nothing: it may
+        # have come into being in one of those.
+        base: dict[int, int] = {}
+        for (_, of_db), held in self.copies.items():
+            for copies in held:
+                if of_db == db_id and copies.counters:
+                    base[copies.recovery] = max(base.get(copies.recovery, -1), copies.order)
         best: dict[bytes, int] = {}
-        for each in found:
-            # Whatever it held at any time since: its last copy came from that.
-            if each and each[-1].order >= base:
-                for copies in each:
+        for pnn in self.newest.members:
+            for copies in self.copies.get((pnn, db_id), []):
+                if copies.order >= base.get(copies.recovery, -1):
                     for key, counter in copies.counters.items():
                         best[key] = max(best.get(key, 0), counter)
         return best

@@ -122,7 +122,9 @@ class SimNode:
             cluster_lock="simulated" if self.quorum is Quorum.LOCK else "",
         )
         self.node = Node(config, self.records, WorldEntropy(self.world))
-        self._clock_error_s = self.world.random.uniform(*CLOCK_ERROR_S)
+        error_s = self.world.random.uniform(*CLOCK_ERROR_S)
+        # Where one node at a time serves alone, the wall clocks tell who was last: docs/decisions/005.
+        self._clock_error_s = 0.0 if self.quorum is Quorum.LOCK else error_s
         for each in self.network.nodes.values():
             if each.is_up:
                 each.set_clock(self.world.boots * BOOT_S)

@@ -65,6 +65,8 @@ class Election:
         self._refusals = 0
         self._yields_until_s = 0.0
         self._could_lead = False
+        #: Who told of a leader that cannot be reached from here, as long as that is what we go by.
+        self._teller: int | None = None
         self._said = ""
 
     @property
@@ -100,8 +102,10 @@ class Election:
         elif state.is_leader and not self.in_progress:
             self.force(f"node {leader} says that it leads, too")
         elif self._has_live_leader and leader != state.leader:
-            # Both cannot be followed. The newcomer gives way, or cannot even reach the other.
+            # Both cannot be followed. The newcomer gives way, or cannot even reach the other; unless the
+            # other follows the newcomer itself (as it won here, and was never heard to lead): it is asked.
             self._tell_leader(leader)
+            state.send_message(state.leader, SRVID_LEADER, U32.pack(NOBODY))
         else:
             if leader != state.leader or self.in_progress:
                 state.log(LogLevel.NOTICE, f"leader is node {leader}")
@@ -121,6 +125,8 @@ class Election:
         elif self._has_live_leader:
             self._tell_leader(source)
             return
+        elif self._goes_by_hearsay(source):
+            return
         self._follow(NOBODY)
         self._begin_round()
 
@@ -128,12 +134,16 @@ class Election:
         """A node tells who leads it. A leader that we can reach would say so itself."""
         state = self._state
         if state.nodes[leader].is_connected:
+            if source == state.leader and not self.in_progress:
+                state.log(LogLevel.NOTICE, f"leader is node {leader}, says node {source}")
+                self._follow(leader)
             return
         if state.is_leader and not self.in_progress:
             self.resign(f"node {source} is led by node {leader}, which cannot be reached from here")
         self._say(f"leader {leader}, named by node {source}, cannot be reached from here")
         self._end_round()
         self._follow(leader)
+        self._teller = source
         self._silence_s = state.now_s + HEARSAY_S
 
     def _claim_heard(self, _source: int, data: bytes) -> None:
@@ -148,6 +158,8 @@ class Election:
         if not self.in_progress:
             if self._has_live_leader and theirs.pnn != state.leader:
                 self._tell_leader(theirs.pnn)
+                return
+            if self._goes_by_hearsay(theirs.pnn):
                 return
             self._begin_round()
         self._claims[theirs.pnn] = theirs
@@ -265,6 +277,7 @@ class Election:
     # -- an election ----------------------------------------------------------------------------
 
     def _begin_round(self) -> None:
+        self._teller = None
         self._claims.clear()
         self._shown.clear()
         self._ends_s = self._state.now_s + ELECTION_S
@@ -311,6 +324,9 @@ class Election:
             self.force("nobody claimed to lead")
         else:
             self._follow(state.leader)
+            if not self._lock.is_needed:
+                # It says at once that it leads; nothing else keeps it from that.
+                self._silence_s = state.now_s + HEARSAY_S
 
     def _take_lead(self) -> None:
         """Lead, once the cluster lock is ours if there is one."""
@@ -393,11 +409,20 @@ class Election:
     def _follow(self, leader: int) -> None:
         state = self._state
         state.leader = leader
+        self._teller = None
         self._broadcast_s = None
         self._silence_s = state.now_s + state.config.leader_timeout_s
 
+    def _goes_by_hearsay(self, source: int) -> bool:
+        """Led by whom it cannot reach, a node does not join what others than the teller begin."""
+        state = self._state
+        if self._teller is None or state.leader == NOBODY or state.nodes[state.leader].is_connected:
+            return False
+        return source != self._teller and state.nodes[self._teller].is_connected
+
     def _forget_leader(self) -> None:
         self._state.leader = NOBODY
+        self._teller = None
         # Who was left out by the one may be led by the next.
         self._state.left_out_s.clear()
 
@@ -407,7 +432,10 @@ class Election:
             self._silence_s = min(self._silence_s, self._state.now_s + seconds)
 
     def _tell_leader(self, pnn: int) -> None:
-        self._state.send_message(pnn, SRVID_LEADER, U32.pack(self._state.leader))
+        state = self._state
+        if state.is_leader or not state.suspended:
+            # Who stands still names nobody: it may be alone in following that one.
+            state.send_message(pnn, SRVID_LEADER, U32.pack(state.leader))
 
     def _broadcast(self) -> None:
         state = self._state

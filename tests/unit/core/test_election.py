@@ -79,9 +79,38 @@ def test_a_better_claim_wins() -> None:
     harness = joined()
     harness.advance(0.3)
     assert not claims(harness.give(claim(1, EARLY)))
-    harness.advance(1)
+    harness.advance(0.5)
     assert leader(harness) == 1
-    assert not broadcasts(harness.advance(1))
+    assert not broadcasts(harness.give(leads(1)))
+    assert not broadcasts(harness.advance(3))
+
+
+def test_a_winner_who_is_never_heard_to_lead_is_not_waited_for_long() -> None:
+    harness = joined()
+    harness.advance(0.3)
+    harness.give(claim(1, EARLY))
+    assert claims(harness.advance(1.5))
+
+
+def test_of_two_leaders_the_first_is_asked_and_may_name_the_second() -> None:
+    harness = Harness(several_nodes(3))
+    harness.give(LinkUp(1))
+    harness.give(LinkUp(2))
+    harness.give(leads(1))
+    sent = [each for each in harness.give(leads(2)) if isinstance(each, SendMessage)]
+    assert [(each.destnode, U32.unpack(each.data)) for each in sent] == [(2, 1), (1, UNKNOWN_PNN)]
+    harness.give(leads(2, source=1))
+    assert leader(harness) == 2
+
+
+def test_led_by_hearsay_a_node_does_not_join_what_others_begin() -> None:
+    harness = Harness(several_nodes(4))
+    harness.give(LinkUp(1))
+    harness.give(LinkUp(2))
+    harness.give(leads(3, source=1))
+    assert not claims(harness.give(claim(2, EARLY)))
+    assert leader(harness) == 3
+    assert claims(harness.give(claim(1, LATE)))
 
 
 def test_a_worse_claim_is_answered_with_ours() -> None:
