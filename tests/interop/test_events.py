@@ -94,7 +94,7 @@ CONVERSATIONS = {
     "time": [
         _script("10.first", '[ "$1" != slow ] || { echo "Sleeping..."; sleep 1000; }'),
         _script("12.second", "echo never reached"),
-        *_run("slow", timeout_s=1),
+        *_run("slow", timeout_s=3),
         "ctdb scriptstatus slow",
         *_run("quick"),
         *_run("quick", timeout_s=0),
