@@ -27,6 +27,7 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, help="nodes of the cluster (default: by seed, 2 to 16)")
     parser.add_argument("--faults", type=int, default=runs.FAULTS, help="faults in each run (default 12)")
     parser.add_argument("--only", default="", help="only these faults, with commas between (default: all)")
+    parser.add_argument("--addresses", type=int, default=0, help="public addresses (default 0)")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
     parser.add_argument("--trace", action="store_true", help="print what happened")
     parser.add_argument("--scenario", type=Path, nargs="+", help="play these files instead, and compare")
@@ -36,7 +37,12 @@ def main() -> int:
         return _play(options.scenario, update=options.update)
     only = tuple(name for name in options.only.split(",") if name)
     wanted = runs.wanted_runs(
-        options.seed, options.runs, nodes=options.nodes, faults=options.faults, only=only
+        options.seed,
+        options.runs,
+        nodes=options.nodes,
+        faults=options.faults,
+        only=only,
+        addresses=options.addresses,
     )
     if options.trace:
         return _report(_show(map(partial(runs.one, with_trace=True), wanted), len(wanted)))

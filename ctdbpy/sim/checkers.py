@@ -24,6 +24,8 @@ from ctdbpy.wire.records import RecordHeader
 
 #: What a host that was paused may still write before its databases are frozen, in time it ran itself.
 LATE_S: Final = 0.05
+#: So long two machines may answer for an address: what clients have learnt lasts longer.
+TWICE_S: Final = 0.2
 #: A node that was heard since then may confirm that it hears, by what it has sent before.
 WITNESS_S: Final = 0.6
 
@@ -64,6 +66,9 @@ class Checker:
 
     def committed(self, node: SimNode, value: int) -> None:
         """A client on this node has been told that its transaction is committed."""
+
+    def addresses_changed(self, node: SimNode) -> None:
+        """A machine answers for other public addresses than before."""
 
     def at_rest(self) -> None:
         """After peace: nothing moves any more."""
@@ -362,6 +367,10 @@ class ComesToRest(Checker):
             for peer in state.nodes:
                 if peer.flags:
                     found.append(f"n{node.pnn} sees node {peer.pnn} with flags {flag_names(peer.flags)}")
+            for each in node.public_addresses:
+                hosts = [other.pnn for other in self.history.nodes if each.address in other.host.answers]
+                if len(hosts) != 1:
+                    found.append(f"{each.address} is on nodes {hosts}")
             for database in state.databases.values():
                 waiting = node.records.queues(database.db_id)
                 if waiting["recovery"] or waiting["late"]:
@@ -392,6 +401,40 @@ class ClientsAnswered(Checker):
                 f"{len(waiting)} clients wait for an answer, one on n{first.node.pnn} for "
                 f"{first.world.now_s - (first.asked_s or 0.0):.1f} s"
             )
+
+
+class OneHost(Checker):
+    """No two machines answer for a public address for longer than a moment; at rest all know who does."""
+
+    def __init__(self, history: History) -> None:
+        super().__init__(history)
+        #: Since when more than one does.
+        self._since_s: dict[str, float] = {}
+
+    def addresses_changed(self, node: SimNode) -> None:
+        now_s = node.world.now_s
+        hosts: dict[str, list[int]] = {}
+        for each in self.history.nodes:
+            for address in each.host.answers:
+                hosts.setdefault(address, []).append(each.pnn)
+        twice = {address: pnns for address, pnns in hosts.items() if len(pnns) > 1}
+        for address, since_s in list(self._since_s.items()):
+            if now_s - since_s > TWICE_S:
+                raise self.fail(f"for {now_s - since_s:.3f} s two nodes have answered for {address}")
+            if address not in twice:
+                del self._since_s[address]
+        for address in twice:
+            self._since_s.setdefault(address, now_s)
+
+    def at_rest(self) -> None:
+        if self._since_s:
+            raise self.fail(f"two nodes answer for {sorted(self._since_s)}")
+        for node in self.history.nodes:
+            table = node.node.rooms.addresses.table
+            for address, entry in table.entries.items():
+                hosts = [each.pnn for each in self.history.nodes if address in each.host.answers]
+                if hosts != [entry.pnn]:
+                    raise self.fail(f"n{node.pnn} thinks {address} is on node {entry.pnn}, it is on {hosts}")
 
 
 def volatile_keys(node: SimNode) -> Iterator[tuple[int, bytes]]:
@@ -427,6 +470,7 @@ def referee(history: History, lock: ClusterLock, network: Network) -> tuple[Chec
         OneLeader,
         MinorityStands,
         TransactionsLast,
+        OneHost,
     )
     return (
         *(each(history) for each in plain),

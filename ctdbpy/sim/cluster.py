@@ -17,6 +17,7 @@ from ctdbpy.sim.checkers import Checker, ClientsAnswered, ComesToRest, NoLostWri
 from ctdbpy.sim.clients import COUNTER, OWN_THINK_S, Client, Program
 from ctdbpy.sim.faults import Faults
 from ctdbpy.sim.history import Change, Copies, History
+from ctdbpy.sim.hosts import INTERFACE
 from ctdbpy.sim.locks import ClusterLock
 from ctdbpy.sim.network import Network
 from ctdbpy.sim.node import SimNode
@@ -63,7 +64,9 @@ class Cluster:
         keys: int = 5,
         quorum: Quorum | None = None,
         only: Collection[str] = (),
+        addresses: int = 0,
     ) -> None:
+        """With `addresses` public ones, which every node could serve."""
         self.world = World(seed)
         self.network = Network(self.world)
         self.lock = ClusterLock(self.world)
@@ -78,6 +81,9 @@ class Cluster:
         for name, value in TUNABLES:
             self._tunables = self._tunables.replaced(name, value)
         self._addresses = [f"10.0.0.{pnn + 1}" for pnn in range(nodes)]
+        self._public = tuple(
+            inputs.PublicAddress(f"192.0.2.{number + 1}", 24, (INTERFACE,)) for number in range(addresses)
+        )
         self.nodes = [self._new_node(pnn) for pnn in range(nodes)]
         self.history = History(self.nodes)
         self._turn = Turn(self.history.is_excluded)
@@ -176,7 +182,17 @@ class Cluster:
         node.later(0.0, node.work)
 
     def _new_node(self, pnn: int) -> SimNode:
-        node = SimNode(self.world, self.network, self.lock, pnn, self._addresses, self._tunables, self.quorum)
+        node = SimNode(
+            self.world,
+            self.network,
+            self.lock,
+            pnn,
+            self._addresses,
+            self._tunables,
+            self.quorum,
+            self._public,
+        )
+        node.on_addresses = self._addresses_changed
         node.on_boot = self._watch
         node.on_end = self.node_gone
         node.on_recovered = self._recovered
@@ -225,6 +241,10 @@ class Cluster:
             self.history.departed.append(_counters(node.workers.content(self._db_id)))
         for checker in self.checkers:
             checker.node_gone(node)
+
+    def _addresses_changed(self, node: SimNode) -> None:
+        for checker in self.checkers:
+            checker.addresses_changed(node)
 
     def _watch(self, node: SimNode) -> None:
         """A node boots: hear of its generations and of what its recoveries find."""
@@ -309,9 +329,11 @@ def _listens(checker: Checker, method: str) -> bool:
     return getattr(type(checker), method) is not getattr(Checker, method)
 
 
-def run(seed: int, *, nodes: int = 3, faults: int = 12, only: Collection[str] = ()) -> Cluster:
+def run(
+    seed: int, *, nodes: int = 3, faults: int = 12, only: Collection[str] = (), addresses: int = 0
+) -> Cluster:
     """One whole run, with `only` these faults; a `Violation` when something that must hold does not."""
-    cluster = Cluster(seed, nodes=nodes, only=only)
+    cluster = Cluster(seed, nodes=nodes, only=only, addresses=addresses)
     cluster.boot()
     cluster.trouble(faults)
     cluster.peace()

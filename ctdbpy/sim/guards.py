@@ -64,9 +64,18 @@ class SimGuard:
         until_us = self._beats.serve_until_us
         return until_us != 0 and self._now_us >= until_us
 
+    @property
+    def hold_until_s(self) -> float | None:
+        """Until when this machine may hold addresses; None if the guard has not written it yet."""
+        until_us = self._beats.hold_until_us
+        return until_us / 1_000_000 if until_us else None
+
     def tell(self, facts: effects.TellGuard) -> None:
         """The daemon says what has changed."""
         self._told = facts
+        is_wanted = facts.needed or facts.leader != NOBODY
+        interval_us, limit, _, _ = self._node.heartbeat_limits
+        self._node.host.want_lease(interval_us * limit / 1_000_000 if is_wanted else None)
         if not facts.needed and facts.leader == NOBODY:
             self._core_lost = False
         if not self._is_dead:
@@ -148,6 +157,7 @@ class SimGuard:
         """A datagram."""
         if not self._is_dead:
             self._beats.receive(self._now_us, pnn, data)
+            self._node.host.look()
             self._pass_on()
             self._arm()
 
@@ -176,6 +186,7 @@ class SimGuard:
             self._turns += 1
             self._beats.progress(self._now_us, self._turns)
         self._beats.tick(self._now_us)
+        self._node.host.look()
         self._send()
         self._pass_on()
         self._arm()

@@ -14,6 +14,7 @@ from ctdbpy.core import effects, inputs
 from ctdbpy.core.node import Node
 from ctdbpy.core.state import FoundDatabase, NodeConfig, Quorum
 from ctdbpy.sim.guards import SimGuard
+from ctdbpy.sim.hosts import SimHost
 from ctdbpy.sim.jobs import MemoryWorkers
 from ctdbpy.sim.records import MemoryRecords
 from ctdbpy.sim.world import World
@@ -58,12 +59,14 @@ class SimNode:
         addresses: list[str],
         tunables: Tunables,
         quorum: Quorum,
+        public_addresses: tuple[inputs.PublicAddress, ...] = (),
     ) -> None:
         self.world = world
         self.network = network
         self.pnn = pnn
         self.is_up = False
         self.is_paused = False
+        self.has_power = False
         #: The daemon makes no progress; its machine, its children and its clients do.
         self.is_stalled = False
         self.life = 0
@@ -76,6 +79,10 @@ class SimNode:
         self.on_boot: Callable[[SimNode], None] = lambda _node: None
         self.on_end: Callable[[SimNode], None] = lambda _node: None
         self.on_recovered: Callable[[SimNode], None] = lambda _node: None
+        #: Told when a machine answers for other addresses than before.
+        self.on_addresses: Callable[[SimNode], None] = lambda _node: None
+        self.public_addresses = public_addresses
+        self.host = SimHost(world, self)
         #: The nodes file.
         self.addresses = addresses
         self._lock = lock
@@ -103,7 +110,7 @@ class SimNode:
         self.network.node_crashed(self.pnn)
         self.life += 1
         self.world.boots += 1
-        self.is_up = True
+        self.is_up = self.has_power = True
         self.is_paused = self.is_stalled = False
         self._slow_until_s = 0.0
         self._machine_held.clear()
@@ -118,6 +125,7 @@ class SimNode:
             nodes,
             self._tunables,
             databases=found,
+            public_addresses=self.public_addresses,
             quorum=self.quorum,
             cluster_lock="simulated" if self.quorum is Quorum.LOCK else "",
         )
@@ -132,6 +140,8 @@ class SimNode:
         self.guard = SimGuard(self.world, self)
         self.on_boot(self)
         self.world.say(f"n{self.pnn} boots")
+        if self.public_addresses:
+            self.host.begin()
         self.step(inputs.Started())
 
     def set_clock(self, offset_s: float) -> None:
@@ -143,12 +153,16 @@ class SimNode:
         self.world.say(f"n{self.pnn} {what}")
         self.network.node_crashed(self.pnn)
         self.guard.daemon_gone()
+        self.host.daemon_gone()
         self._end(silently=False)
 
     def power_off(self) -> None:
         """The machine is gone without a word."""
         self.world.say(f"n{self.pnn} loses power")
         self.network.node_silent(self.pnn)
+        self.has_power = False
+        self.host.power_lost()
+        self.on_addresses(self)
         self._end(silently=True)
 
     def _end(self, *, silently: bool) -> None:
@@ -177,6 +191,7 @@ class SimNode:
         self.world.say(f"n{self.pnn} pauses for {seconds:.3f} s")
         self._stand_still()
         self.is_paused = True
+        self.on_addresses(self)
         self._after(seconds, self._go_on)
 
     def stall(self, seconds: float) -> None:
@@ -209,6 +224,7 @@ class SimNode:
         self.world.say(f"n{self.pnn} goes on")
         self.is_paused = False
         self._move_again()
+        self.on_addresses(self)
         self.guard.resume()
         held, self._machine_held = self._machine_held, []
         for act in held:
@@ -441,8 +457,8 @@ class SimNode:
                 self.later(0.0, lambda: self.step(inputs.EventEnded(event_id, 0)))
             case effects.StopEvent() | effects.TellAdministrator():
                 pass
-            case effects.PutAddress(deed_id) | effects.RemoveAddress(deed_id):
-                self.later(0.0, lambda: self.step(inputs.AddressDone(deed_id)))
+            case effects.PutAddress() | effects.RemoveAddress():
+                self.host.carry_out(effect)
             case effects.AnnounceAddress() | effects.StopAnnouncing():
                 pass
             case effects.SendTickles() | effects.KillConnections():

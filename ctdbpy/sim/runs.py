@@ -24,13 +24,15 @@ class Wanted:
     nodes: int
     faults: int = FAULTS
     only: tuple[str, ...] = ()
+    addresses: int = 0
 
     @property
     def command(self) -> str:
         """How to repeat it and see what happened."""
         only = f" --only {','.join(self.only)}" if self.only else ""
         chosen = f"--seed {self.seed} --nodes {self.nodes} --faults {self.faults}{only}"
-        return f"python -m ctdbpy.sim {chosen} --trace"
+        addresses = f" --addresses {self.addresses}" if self.addresses else ""
+        return f"python -m ctdbpy.sim {chosen}{addresses} --trace"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +53,24 @@ def size_of(seed: int) -> int:
 
 
 def wanted_runs(
-    first: int, runs: int, *, nodes: int | None, faults: int = FAULTS, only: Collection[str] = ()
+    first: int,
+    runs: int,
+    *,
+    nodes: int | None,
+    faults: int = FAULTS,
+    only: Collection[str] = (),
+    addresses: int = 0,
 ) -> list[Wanted]:
     """Runs of consecutive seeds."""
-    return [Wanted(seed, nodes or size_of(seed), faults, tuple(only)) for seed in range(first, first + runs)]
+    return [
+        Wanted(seed, nodes or size_of(seed), faults, tuple(only), addresses)
+        for seed in range(first, first + runs)
+    ]
 
 
 def one(wanted: Wanted, *, with_trace: bool = False) -> Result:
     """Do a run. A mistake of the simulation itself is a failure like any other, with its traceback."""
-    cluster = Cluster(wanted.seed, nodes=wanted.nodes, only=wanted.only)
+    cluster = Cluster(wanted.seed, nodes=wanted.nodes, only=wanted.only, addresses=wanted.addresses)
     failure = ""
     try:
         cluster.boot()

@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 import pytest
 
 from ctdbpy.core.effects import JobKind, StartJob, TellGuard
+from ctdbpy.core.failover import run as run_of_addresses
+from ctdbpy.core.failover.addresses import Addresses
 from ctdbpy.core.leader.cluster_lock import ClusterLock
 from ctdbpy.core.leader.election import Election
 from ctdbpy.core.leader.rebuild import Rebuild
@@ -29,6 +31,7 @@ from ctdbpy.sim.checkers import Violation
 from ctdbpy.sim.clients import Client
 from ctdbpy.sim.cluster import run
 from ctdbpy.sim.guards import SimGuard
+from ctdbpy.sim.hosts import SimHost
 from ctdbpy.sim.jobs import MemoryWorkers
 from ctdbpy.sim.records import MemoryRecords
 from ctdbpy.store import sessions
@@ -53,6 +56,7 @@ class Mutant:
     checkers: tuple[str, ...]
     faults: tuple[str, ...] = _DEATHS
     nodes: int = 3
+    addresses: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ def hunt(mutant: Mutant) -> Verdict:
         with pytest.MonkeyPatch.context() as patch:
             mutant.patch(patch)
             try:
-                run(seed, nodes=mutant.nodes, only=mutant.faults)
+                run(seed, nodes=mutant.nodes, only=mutant.faults, addresses=mutant.addresses)
             except Violation as violation:
                 noticed = Verdict(mutant, violation.checker, seed, str(violation))
                 if noticed.is_killed:
@@ -234,6 +238,19 @@ def _suspended_for_ever(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Standing, "recovered", lambda _self: None)
 
 
+def _addresses_outlive_the_lease(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(SimHost, "_left_s", lambda _self: None)
+    patch.setattr(Addresses, "_reason_to_drop", lambda _self: "")
+
+
+def _who_is_left_out_keeps_its_lease(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Standing, "leave_out", lambda _self, _lmasters: 0.0)
+
+
+def _addresses_are_never_taken(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(run_of_addresses, "may_take", lambda _transfer, _released: False)
+
+
 TABLE: tuple[Mutant, ...] = (
     Mutant("a merge keeps the first copy", _merge_keeps_the_first, ("NoLostWrites",)),
     Mutant("a push says stored, and stores nothing", _push_stores_nothing, ("NoLostWrites", "OneDmaster")),
@@ -251,6 +268,17 @@ TABLE: tuple[Mutant, ...] = (
     Mutant("a ban never ends", _ban_never_ends, ("ComesToRest",), ("disk_full",)),
     Mutant("a failed commit is acknowledged", _failed_commit_is_acknowledged, ("TransactionsLast",)),
     Mutant("a suspended node stays so", _suspended_for_ever, ("ComesToRest",), _NETWORK),
+    Mutant("addresses outlive the lease", _addresses_outlive_the_lease, ("OneHost",), _NETWORK, addresses=6),
+    Mutant(
+        "who is left out keeps its lease",
+        _who_is_left_out_keeps_its_lease,
+        ("OneHost",),
+        ("cut", "revive"),
+        addresses=6,
+    ),
+    Mutant(
+        "addresses are never taken", _addresses_are_never_taken, ("ComesToRest",), ("revive",), addresses=6
+    ),
 )
 
 

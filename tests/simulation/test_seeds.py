@@ -58,6 +58,12 @@ def test_clusters_of_other_sizes_lose_nothing(nodes: int) -> None:
         _replay(runs.Wanted(seed, nodes))
 
 
+@pytest.mark.parametrize("nodes", [2, 3, 5])
+def test_clusters_with_addresses_have_each_in_one_place(nodes: int) -> None:
+    for seed in range(3000, 3000 + max(2, SEEDS // 10)):
+        _replay(runs.Wanted(seed, nodes, addresses=6))
+
+
 @pytest.mark.parametrize(("nodes", "seed"), FOUND)
 def test_seeds_that_found_a_mistake_pass(nodes: int, seed: int) -> None:
     _replay(runs.Wanted(seed, nodes))
