@@ -2,8 +2,8 @@
 """Stand-ins for a lock manager and its client, for lab hosts.
 
 serve             at port 599 by TCP and UDP: answers with the host's name and the address that it sees
-ask ADDRESS       for each line, "udp" or "tcp": asks there, from the same port or over the same connection each
-                  time; tells the answer, "silence", or "reset" (it connects anew then)
+ask ADDRESS       for each line, "udp" or "tcp": asks there, each time from the same port or over the same
+                  connection; tells the answer, "silence", or "reset" (it connects anew then)
 apply PNN LOCK PUBLIC NODE…   do a node's part; LOCK may be "-"; only the rules if it begins with "="
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Lock traffic through forwarders, on a real kernel: whom the lock node sees, and what a change of it does."""
+"""Lock traffic through forwarders, on a real kernel: whom the lock node sees, and what its change does."""
 
 from __future__ import annotations
 
