@@ -13,6 +13,7 @@ from ctdbpy.services.event import Event
 from ctdbpy.services.nfs_server import Server, server_of
 
 FORWARDING: Final = "61.nlm-forward.script"
+_PORT: Final = 2049
 _SHARE_LIMIT_S: Final = 10.0
 #: A takeover run lasts no longer: what startipreallocate began covers the addresses that come with it.
 _RUN_S: Final = 30.0
@@ -104,4 +105,7 @@ def _monitor(event: Event, server: Server) -> None:
     state = state_of(event)
     if not event.flag("CTDB_NFS_SKIP_SHARE_CHECK", default=False):
         directories.check("the directory of export", server.exports(), timeout_s=_SHARE_LIMIT_S, state=state)
+    from ctdbpy.services import connections
+
     nfs_checks.run(event, nfs_checks.wanted(event), server.restart, state / "failures")
+    connections.update_tickles(event, _PORT)

@@ -122,11 +122,11 @@ def run(event: Event, checks: list[Check], restart: Callable[[str], None], state
             if not reason:
                 continue
             is_enough = 0 < check.unhealthy_after <= failures
-            times = "once" if failures == 1 else f"{failures} times"
+            times = "1 failure" if failures == 1 else f"{failures} failures in a row"
             if is_enough and not complaint:
-                complaint = f"{reason} ({times} in a row)"
+                complaint = f"{reason} ({times})"
             elif not is_enough:
-                event.warnings.append(f"{reason} ({times} in a row)")
+                event.warnings.append(f"{reason} ({times})")
             if check.restart_every and failures % check.restart_every == 0:
                 event.warnings.append(f"{check.service} is restarted")
                 _restart(event, check, restart)
@@ -150,11 +150,11 @@ def _with(check: Check, own: list[tuple[str, str]], name: str, value: str | None
                 raise ValueError(f"family must be of {', '.join(_FAMILIES)}")
             return replace(check, families=families)
         case "version":
-            return replace(check, version=int(value))
+            return replace(check, version=_number(value))
         case "unhealthy_after":
-            return replace(check, unhealthy_after=int(value))
+            return replace(check, unhealthy_after=_number(value))
         case "restart_every":
-            return replace(check, restart_every=int(value))
+            return replace(check, restart_every=_number(value))
         case (
             "service_check_cmd"
             | "service_stop_cmd"
@@ -165,6 +165,12 @@ def _with(check: Check, own: list[tuple[str, str]], name: str, value: str | None
             own.append((name, value))
             return check
     raise ValueError(f"'{name}' is unknown")
+
+
+def _number(value: str) -> int:
+    if not (value.isascii() and value.isdigit()):
+        raise ValueError("it must be a whole number")
+    return int(value)
 
 
 def _reason(event: Event, check: Check) -> str:

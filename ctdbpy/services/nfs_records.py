@@ -10,17 +10,17 @@ It is a persistent database, so every node has it on its own disk and it outlive
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from ctdbpy.client.connection import DEFAULT_SOCKET, Connection
+from ctdbpy.client.connection import Connection
 from ctdbpy.client.databases import Database, attach, open_file
 from ctdbpy.client.nodes import Cluster
 from ctdbpy.client.transactions import Transaction
 from ctdbpy.errors import ClientError
+from ctdbpy.services import configured
 from ctdbpy.services.event import Event
 from ctdbpy.wire.constants import BROADCAST_CONNECTED, DbFlag, NodeFlag
 from ctdbpy.wire.records import RecordHeader
@@ -69,7 +69,7 @@ class Records:
 
     def __init__(self, event: Event, *, limit_s: float = 10.0) -> None:
         self._limit_s = limit_s
-        self._connection = Connection(event.text("CTDB_SOCKET", DEFAULT_SOCKET), timeout_s=limit_s)
+        self._connection = Connection(configured.paths(event).socket, timeout_s=limit_s)
         try:
             self.pnn: int = self._connection.pnn
             self._database: Database = attach(self._connection, DATABASE, DbFlag.PERSISTENT)
@@ -159,11 +159,6 @@ class Records:
         with open_file(self._connection, self._database) as tdb:
             data = tdb.fetch(key)
         return b"" if data is None else data[RecordHeader.SIZE :]
-
-
-def socket_is_there(event: Event) -> bool:
-    """Whether a daemon can be asked at all."""
-    return os.path.exists(event.text("CTDB_SOCKET", DEFAULT_SOCKET))
 
 
 def _lock_node(value: bytes) -> LockNode | None:

@@ -68,8 +68,7 @@ class _Node:
             (self._state / name).unlink(missing_ok=True)
         addresses_here = self._public()
         if addresses_here:
-            # Its own address does not matter while nothing is forwarded.
-            nlm_forwarding.apply(Forwarding(0, {0: "127.0.0.1"}, None, addresses_here, self._ports))
+            nlm_forwarding.apply(Forwarding(0, {}, None, addresses_here, self._ports))
 
     def settle(self) -> None:
         """Agree on a lock node with the others, and do this node's part."""
@@ -130,22 +129,22 @@ class _Node:
         deadline_s = time.monotonic() + _CLAIM_LIMIT_S
         while True:
             lock_node = records.lock_node()
-            fit = _fit(records.members())
-            if lock_node is not None and lock_node.pnn in fit:
+            able = fit(records.members())
+            if lock_node is not None and lock_node.pnn in able:
                 if lock_node.pnn != records.pnn or self._serves(lock_node):
                     return lock_node
                 # Its locks were lost with its server.
                 return self._claim(records, lock_node)
-            if not fit:
+            if not able:
                 return None
-            if fit[0] == records.pnn:
+            if able[0] == records.pnn:
                 return self._claim(records, lock_node)
             # Nothing may be given out through here until there is one.
             self._drop_traffic(records)
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 self._say(
-                    f"node {fit[0]} has not become the lock node within {_CLAIM_LIMIT_S:g} s: locks wait"
+                    f"node {able[0]} has not become the lock node within {_CLAIM_LIMIT_S:g} s: locks wait"
                 )
                 return None
             records.wait(min(left_s, _LOOK_S))
@@ -208,7 +207,7 @@ class _Node:
         draft.rename(self._state / name)
 
 
-def _fit(members: list[Member]) -> list[int]:
+def fit(members: list[Member]) -> list[int]:
     """Who may be the lock node, in order: healthy nodes, or those that take part if none is healthy."""
     healthy = [member.pnn for member in members if member.is_healthy]
     return healthy or [member.pnn for member in members if member.is_active]

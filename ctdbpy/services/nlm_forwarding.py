@@ -42,7 +42,8 @@ Command = dict[str, Any]
 class Forwarding:
     """What has to be so on this node.
 
-    nodes: every node's own address by its number. lock_node: its number, None while there is none.
+    nodes: every node's own address by its number; none while they are unknown.
+    lock_node: its number, None while there is none.
     public: the addresses that clients may ask here. ports: of lock manager and status monitor, on every node.
     """
 
@@ -100,7 +101,7 @@ def forget_connections(ports: Sequence[int]) -> None:
 
 def rules(wanted: Forwarding) -> list[Command]:
     """The whole table as commands for nftables, in its JSON form."""
-    own = wanted.nodes[wanted.pnn]
+    own = wanted.nodes.get(wanted.pnn)
     public = [address for address in wanted.public if _is_ipv4(address)]
     others = [address for address in wanted.public if not _is_ipv4(address)]
     table: list[Command] = [
@@ -109,7 +110,7 @@ def rules(wanted: Forwarding) -> list[Command]:
         {"add": {"table": _table()}},
         _chain("early", type="filter", hook="prerouting", prio=-150),
     ]
-    if wanted.lock_node == wanted.pnn:
+    if own is not None and wanted.lock_node == wanted.pnn:
         marks = [[_number(pnn), _mark(pnn)] for pnn in wanted.nodes if pnn != wanted.pnn]
         if not marks:
             return table
@@ -129,8 +130,9 @@ def rules(wanted: Forwarding) -> list[Command]:
             ),
         ]
         return table
-    # Who forwards to us has not yet heard that another is the lock node.
-    table.append(_rule("early", *_to(own, wanted.ports), {"drop": None}))
+    if own is not None:
+        # Who forwards to us has not yet heard that another is the lock node.
+        table.append(_rule("early", *_to(own, wanted.ports), {"drop": None}))
     for address in others:
         # Forwarded it cannot be: nodes have IPv4 addresses. Refused is better than locked twice.
         table.append(_rule("early", *_to(address, wanted.ports), {"drop": None}))
@@ -161,7 +163,7 @@ def rules(wanted: Forwarding) -> list[Command]:
 
 
 def _check(wanted: Forwarding) -> None:
-    if len(wanted.nodes) > NODES_MAX or max(wanted.nodes) >= NODES_MAX:
+    if max(wanted.nodes, default=0) >= NODES_MAX:
         raise ServiceError(f"cannot forward lock traffic: there are more than {NODES_MAX} nodes")
     strange = [address for address in wanted.nodes.values() if not _is_ipv4(address)]
     if strange:
