@@ -221,7 +221,7 @@ def _load(event: Event) -> Declaration | None:
         if event.text(_UPSTREAM):
             raise event.misuse(
                 _UPSTREAM,
-                f"no scripts are run; declare the targets in '{path}' (docs/services.md), remove the option",
+                f"no scripts are run; declare the targets in '{path}' (docs/iscsi.md), remove the option",
             )
         return None
     known = addresses.public(event)

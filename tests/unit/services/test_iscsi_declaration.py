@@ -10,6 +10,7 @@ import pytest
 from ctdbpy.errors import ConfigError
 from ctdbpy.services.iscsi import stgt
 from ctdbpy.services.iscsi.declaration import Declaration, load, parse
+from tests.unit.services.stand import ROOT
 
 SMALL = """\
 targets:
@@ -57,6 +58,14 @@ def test_the_keeper_gets_what_was_read() -> None:
     declaration = parse(SMALL, "here")
     assert Declaration.from_json(declaration.to_json()) == declaration
     assert list(declaration.by_address()) == ["192.0.2.1"]
+
+
+def test_the_example_of_the_manual_is_right() -> None:
+    lines = (ROOT / "docs/iscsi.md").read_text(encoding="utf-8").splitlines()
+    example = "\n".join(line[4:] for line in lines if line.startswith("    "))
+    assert [lun.file for target in parse(example, "docs/iscsi.md").targets for lun in target.luns] == [
+        "/cluster/disks/mail"
+    ]
 
 
 def test_a_file_that_is_not_there_is_no_mistake(tmp_path: Path) -> None:
