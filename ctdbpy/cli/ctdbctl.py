@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import click
 
 import ctdbpy
-from ctdbpy.cli import why
+from ctdbpy.cli import config, why
 from ctdbpy.cli.session import TIMEOUT_S, Session
 from ctdbpy.config.paths import Paths
 from ctdbpy.errors import CtdbpyError
@@ -44,6 +44,7 @@ def ctdbctl(context: click.Context, socket: str | None, timeout: float, as_json:
 
 for command in why.COMMANDS:
     ctdbctl.add_command(command)
+ctdbctl.add_command(config.config)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from ctdbpy.config.files import read_text
 from ctdbpy.config.nodes import NodeAddress, address_not_listed, load_nodes, node_port
 from ctdbpy.config.paths import Paths
 from ctdbpy.config.public_addresses import PublicAddress, load_public_addresses
-from ctdbpy.config.settings import Settings, load_ctdb_conf
+from ctdbpy.config.settings import Settings, load_ctdb_conf, place_of
 from ctdbpy.config.tunables_file import load_tunables
 from ctdbpy.config.values import Quorum
 from ctdbpy.errors import ConfigError
@@ -66,8 +66,11 @@ def load_cluster(text: str, source: str, paths: Paths, *, number: int | None = N
     file = read_cluster(text, source)
     node = own_node(file, paths.own_node) if number is None else file.node(number)
     if node is None:
+        line = next((each.line for each in file.nodes if each.number == number), 0)
         raise ConfigError(
-            f"cannot use '{source}:1': it has no node {number}, which is this one; list it under 'nodes'"
+            f"cannot use '{source}:{line}': node {number}, this one, is deleted there; shut it down first"
+            if line
+            else f"cannot use '{source}:1': it has no node {number}, which is this one; list it under 'nodes'"
         )
     return configure(file, node, paths)
 
@@ -101,14 +104,16 @@ def load_files(paths: Paths) -> Configuration:
     try:
         nodes = load_nodes(paths.nodes)
         if settings.node_address is not None and all(settings.node_address != node.address for node in nodes):
-            problems.append(address_not_listed(settings.node_address, nodes))
+            where = place_of(paths.conf, "cluster", "node address")
+            problems.append(f"{where}: {address_not_listed(settings.node_address, nodes)}")
     except ConfigError as error:
-        problems.append(str(error))
+        set_by = f"{place_of(paths.conf, 'cluster', 'nodes list')}: " if settings.nodes_list else ""
+        problems.append(f"{set_by}{error}")
     try:
         public_addresses = load_public_addresses(paths.public_addresses)
     except ConfigError as error:
         problems.append(str(error))
-    problems += _private_and_public(nodes, public_addresses, paths.public_addresses)
+    problems += private_problems(nodes, public_addresses, paths.public_addresses)
     if problems:
         raise ConfigError("\n".join(problems))
     tunables, tunable_errors = load_tunables(paths.tunables, paths.tunables_directory)
@@ -138,7 +143,7 @@ def host_problems(configuration: Configuration) -> tuple[str, ...]:
     )
 
 
-def _private_and_public(
+def private_problems(
     nodes: tuple[NodeAddress, ...], public: tuple[PublicAddress, ...], source: Path
 ) -> list[str]:
     """An address that moves cannot also be the fixed one of a node: the node would lose its links with it."""

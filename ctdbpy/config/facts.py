@@ -20,7 +20,7 @@ NODE: Final = "node "
 ADDRESS: Final = "address "
 TUNABLE: Final = "tunable "
 SERVICE: Final = "service "
-FILE: Final = "file "
+FILES: Final = "kind of files"
 
 _LOCK: Final = "[cluster] cluster lock"
 _QUORUM: Final = "[cluster] quorum"
@@ -53,8 +53,7 @@ def facts_of(configuration: Configuration) -> dict[str, str]:
             facts[f"{TUNABLE}{spec.name}"] = str(configuration.tunables.get(spec.name))
     for option in configuration.script_options or ():
         facts[f"{SERVICE}{option.script} {option.name}"] = option.value
-    if configuration.cluster is not None:
-        facts[f"{FILE}{configuration.cluster.source}"] = "counts"
+    facts[FILES] = "upstream's" if configuration.cluster is None else "cluster.yaml"
     return facts
 
 
@@ -78,7 +77,7 @@ def setting_text(settings: Settings, field: str) -> str:
 
 def is_shared(name: str) -> bool:
     """Whether nodes that differ in this fact do harm to each other; others may differ for good reasons."""
-    return name in _SHARED or name.startswith((NODE, TUNABLE))
+    return name in _SHARED or name == FILES or name.startswith((NODE, TUNABLE))
 
 
 def facts_text(facts: Facts) -> str:

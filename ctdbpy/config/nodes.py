@@ -81,7 +81,9 @@ def parse_nodes(text: str, source: str) -> tuple[NodeAddress, ...]:
         # A wrong line still takes its pnn, so that later lines are judged as they count once it is mended.
         nodes.append(NodeAddress(pnn, address or line, line=number))
     if not problems and not seen:
-        problems.append(f"{source}: it names no node; write the private address of every node, one on a line")
+        problems.append(
+            f"{source}:1: it names no node; write the private address of every node, one on a line"
+        )
     if problems:
         raise ConfigError("cannot load the nodes: " + "\n".join(problems))
     return tuple(nodes)

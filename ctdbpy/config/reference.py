@@ -32,10 +32,12 @@ def settings_markdown() -> str:
         "",
         "A *setting* is read from `/etc/ctdb/ctdb.conf` when the daemon starts. A *tunable* is a number that",
         "can be changed while it runs (`ctdb setvar`) and set from the start in `/etc/ctdb/ctdb.tunables` or",
-        "in any `/etc/ctdb/tunables.d/*.tunables`, by lines `NAME=NUMBER`.",
+        "in any `/etc/ctdb/tunables.d/*.tunables`, by lines `NAME=NUMBER`. Where there is a",
+        "`/etc/ctdbpy/cluster.yaml`, both come from it instead, by the same names: see",
+        "[configuration](configuration.md).",
         "",
         "Rows marked **ours** are not upstream's: Debian's `ctdbd` passes over such settings. Rows marked",
-        "*newest* came to upstream after 4.17.",
+        "*newest* came to upstream after 4.17. Those marked *shared* have to be the same on all nodes.",
         "",
         "## Settings",
     ]
@@ -84,6 +86,10 @@ def settings_manual() -> str:
         "in order of name have lines",
         ".IR NAME = NUMBER .",
         "A wrong line is reported and the others count.",
+        ".PP",
+        "Where there is a",
+        ".IR /etc/ctdbpy/cluster.yaml ,",
+        "it counts instead, with the same names: see docs/configuration.md.",
     ]
     for section, rows in _by_section():
         lines += [f".SH SETTINGS IN [{section}]", _roff(SECTIONS[section])]
@@ -124,9 +130,8 @@ def _by_section() -> Iterator[tuple[str, tuple[SettingSpec, ...]]]:
 
 
 def _mark(row: SettingSpec) -> str:
-    if row.own:
-        return " **ours**"
-    return " *newest*" if row.newest else ""
+    origin = " **ours**" if row.own else " *newest*" if row.newest else ""
+    return f"{origin} *shared*" if row.shared else origin
 
 
 def _origin(row: SettingSpec) -> str:

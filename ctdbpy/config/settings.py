@@ -90,10 +90,22 @@ def load_ctdb_conf(path: Path) -> tuple[Settings, tuple[str, ...]]:
             problems.append(f"{where}: '{raw}' is not valid: {error}")
     settings = replace(Settings(), **values)  # type: ignore[arg-type]
     if settings.quorum is Quorum.LOCK and settings.lock is None:
-        problems.append(f"{path}: [cluster] quorum: 'lock' needs a lock; set 'cluster lock' too")
+        where = place_of(path, "cluster", "quorum")
+        problems.append(f"{where}: 'lock' needs a lock; set 'cluster lock' too")
     if problems:
         raise ConfigError("cannot load the settings: " + "\n".join(problems))
     return settings, tuple(warnings)
+
+
+def place_of(path: Path, section: str, option: str) -> str:
+    """Where ctdb.conf sets an option, as errors name it; of several lines the one that counts, the last."""
+    text = read_text(path) or ""
+    places = [
+        f"{path}:{line}: [{section}] {option}"
+        for line, spec, _raw in _known_options(text, str(path), [], [])
+        if (spec.section, spec.option) == (section, option)
+    ]
+    return places[-1] if places else f"{path}: [{section}] {option}"
 
 
 def _known_options(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from ctdbpy.config.cluster_file import ScriptOption
-from ctdbpy.config.configuration import Configuration, host_problems, load, load_cluster
+from ctdbpy.config.configuration import Configuration, host_problems, load, load_cluster, private_problems
 from ctdbpy.config.facts import facts_of, facts_text
 from ctdbpy.config.files import FILE_BYTES_MAX
 from ctdbpy.config.nodes import NodeAddress, load_nodes
@@ -23,7 +23,12 @@ from ctdbpy.config.paths import Paths
 from ctdbpy.config.public_addresses import PublicAddress, load_public_addresses
 from ctdbpy.core import effects, inputs
 from ctdbpy.errors import ConfigError
-from ctdbpy.wire.own import CONFIGURATION_TEXT_MAX, ConfigurationAction, ConfigurationReport
+from ctdbpy.wire.own import (
+    CONFIGURATION_TEXT_MAX,
+    GIVEN_FILE,
+    ConfigurationAction,
+    ConfigurationReport,
+)
 
 ScriptOptions = Mapping[str, Mapping[str, str]]
 
@@ -51,18 +56,25 @@ class ConfigurationFiles:
         self._running = running
         self._pnn = pnn
         self._on_script_options = on_script_options
+        self._nodes = running.nodes
 
     def nodes(self) -> tuple[inputs.NodeAddress, ...]:
         """The nodes as the files have them now. Raises ConfigError."""
         if self._paths.cluster.exists():
-            return core_nodes(load(self._paths, number=self._pnn).nodes)
-        return core_nodes(load_nodes(self._running.paths.nodes))
+            self._nodes = load(self._paths, number=self._pnn).nodes
+        else:
+            self._nodes = load_nodes(self._running.paths.nodes)
+        return core_nodes(self._nodes)
 
     def public_addresses(self) -> tuple[inputs.PublicAddress, ...]:
         """This node's public addresses as the files have them now. Raises ConfigError."""
         if self._paths.cluster.exists():
             return core_public(load(self._paths, number=self._pnn).public_addresses)
-        return core_public(load_public_addresses(self._paths.public_addresses))
+        addresses = load_public_addresses(self._paths.public_addresses)
+        problems = private_problems(self._nodes, addresses, self._paths.public_addresses)
+        if problems:
+            raise ConfigError("\n".join(problems))
+        return core_public(addresses)
 
     def look(self, look: effects.LookAtConfiguration) -> ConfigurationReport:
         """How the node would run with its files or with the text that is given; keep the text if asked to."""
@@ -106,7 +118,7 @@ class ConfigurationFiles:
             raise ConfigError("cannot use the cluster file: it is not UTF-8; save it as UTF-8") from None
         if len(data) > FILE_BYTES_MAX:
             raise ConfigError(f"cannot use the cluster file: it is larger than {FILE_BYTES_MAX} bytes")
-        return load_cluster(look.text, str(self._paths.cluster), self._paths, number=self._pnn)
+        return load_cluster(look.text, GIVEN_FILE, self._paths, number=self._pnn)
 
     def _other_cluster(self, found: Configuration, nodes: Sequence[inputs.NodeAddress]) -> list[str]:
         """What would make other nodes of those that run than there are now."""

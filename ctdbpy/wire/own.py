@@ -196,6 +196,10 @@ class ServedConnections(Structure):
 CONFIGURATION_TEXT_MAX: Final = 1 << 22
 
 
+#: What a node calls a cluster file that it was given, in front of a line's number.
+GIVEN_FILE: Final = "cluster.yaml"
+
+
 class ConfigurationAction(IntEnum):
     """What a node is to do about its configuration."""
 

@@ -350,3 +350,11 @@ def test_any_text_is_a_cluster_or_a_mistake_with_a_line(text: str) -> None:
         assert read_cluster(text, "f").nodes
     except ConfigError as error:
         assert re.search(r"'f:\d+'|f:\d+: ", str(error))
+
+
+def test_the_documented_example_is_a_cluster(tmp_path: Path) -> None:
+    document = Path(__file__).resolve().parents[3] / "docs" / "configuration.md"
+    text = document.read_text().partition("```yaml\n")[2].partition("```")[0]
+    configuration = configure(tmp_path, text, number=3)
+    assert configuration.settings.leader_capability is False
+    assert [address.address for address in configuration.public_addresses] == ["192.0.2.10"]

@@ -51,7 +51,7 @@ def test_the_daemon_starts_with_what_the_files_say(tmp_path: Path) -> None:
 def test_all_that_is_wrong_in_all_files_is_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_files(tmp_path, nodes="", public_addresses="10.1.1.1\n")
-    assert "nodes: it names no node" in str(caught.value)
+    assert "nodes:1: it names no node" in str(caught.value)
     assert "the prefix length is missing" in str(caught.value)
 
 
