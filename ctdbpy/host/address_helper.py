@@ -135,6 +135,7 @@ class Helper:
                 self._dead_man.watch(self._held, self._lease.left_s)
         finally:
             self._drop_all()
+            self._dead_man.close()
 
     def _wait_ms(self) -> float | None:
         now_s = time.monotonic()

@@ -6,13 +6,15 @@ answers ARP for its addresses and acknowledges what clients send, while another 
 drop what comes for held addresses and what goes out from them, unless a set has an element; and that
 element's time runs out with the lease unless it is renewed.
 
-The tables belong to this process' netlink socket (`flags owner`): nobody else changes them; they go with it.
+The tables stay when this process is killed: should its daemon have died with it, nobody removes the
+addresses, and the kernel uses them no more. Whoever holds addresses here next removes the tables first.
 
 Source: nft(8), libnftables(3).
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Collection
 from typing import Any, Final
@@ -28,9 +30,15 @@ _SHORTER_S: Final = 0.01
 #: After a failure there is no switch for so long.
 _AGAIN_S: Final = 60.0
 
+#: Removed whether they are there or not.
+_CLEAR: Final = """
+table arp ctdbpy
+delete table arp ctdbpy
+table inet ctdbpy
+delete table inet ctdbpy
+"""
 _TABLES: Final = """
 table arp ctdbpy {
-    flags owner
     set held4 { type ipv4_addr; }
     set alive { type ether_type; flags timeout; }
     chain out {
@@ -39,7 +47,6 @@ table arp ctdbpy {
     }
 }
 table inet ctdbpy {
-    flags owner
     set held4 { type ipv4_addr; }
     set held6 { type ipv6_addr; }
     set alive { type ether_type; flags timeout; }
@@ -72,6 +79,8 @@ class DeadMan:
     def __init__(self, log: Callable[[str], None]) -> None:
         self._log = log
         self._nft: _Nft | None = None
+        #: Nothing is left of who held addresses before.
+        self._is_clear = False
         self._again_s = 0.0
         self._watched: frozenset[bytes] = frozenset()
         self._until_s = 0.0
@@ -81,12 +90,20 @@ class DeadMan:
     def close(self) -> None:
         """No rules any more."""
         if self._nft is not None:
+            with contextlib.suppress(HostError):
+                self._nft.run(_CLEAR)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._nft is not None:
             self._nft.close()
             self._nft = None
         self._watched, self.deadline_s = frozenset(), None
 
     def watch(self, held: Collection[bytes], left_s: float | None) -> None:
         """Have these addresses used for so long from now and no longer; with None, without end."""
+        if held and left_s is None and not self._is_clear:
+            self._clear()
         now_s = time.monotonic()
         if now_s < self._again_s or (left_s is None and not self._watched):
             return
@@ -101,7 +118,14 @@ class DeadMan:
                 self.deadline_s = None
             return
         try:
-            self._change(wanted, time_s)
+            try:
+                self._change(wanted, time_s)
+            except HostError:
+                if self._nft is None or not self._is_clear:
+                    raise
+                # Somebody has flushed all rules, as firewalls do: ours are made anew.
+                self._let_go()
+                self._change(wanted, time_s)
         except HostError as error:
             self.close()
             self._again_s = now_s + _AGAIN_S
@@ -114,12 +138,24 @@ class DeadMan:
         if self._nft is None:
             # Before there are addresses: it takes longer than to put some.
             self._nft = _Nft()
-            self._nft.run(_TABLES)
+            self._nft.run(_CLEAR + _TABLES)
+            self._is_clear = True
         commands = _RENEW.format(ms=max(1, int(time_s * 1000))) if time_s is not None else ""
         commands += _elements("add", wanted - self._watched) + _elements("delete", self._watched - wanted)
         if commands:
             self._nft.run(commands)
         self._watched = wanted
+
+    def _clear(self) -> None:
+        """Remove what a helper has left that was killed."""
+        self._is_clear = True
+        # Without the library there was never anything.
+        with contextlib.suppress(HostError):
+            nft = _Nft()
+            try:
+                nft.run(_CLEAR)
+            finally:
+                nft.close()
 
 
 class _Nft:
@@ -144,7 +180,7 @@ class _Nft:
         library.nft_ctx_buffer_error(self._context)
 
     def close(self) -> None:
-        """Let go of the socket, and of the tables with it."""
+        """Let go of the socket."""
         self._library.nft_ctx_free(self._context)
 
     def run(self, commands: str) -> None:

@@ -438,6 +438,42 @@ def test_a_host_that_stands_still_uses_no_address_after_its_lease(
         os.close(shortened)
 
 
+def test_addresses_of_a_helper_that_was_killed_are_not_used_for_longer_than_its_lease(stage: Stage) -> None:
+    """Its daemon has died with it: nobody removes them."""
+    killed = stage.hold("n0")
+    page_fd = os.memfd_create("lease")
+    os.ftruncate(page_fd, mmap.PAGESIZE)
+    with mmap.mmap(page_fd, mmap.PAGESIZE) as page:
+        shortened = os.eventfd(0)
+        _hold_until(page, time.clock_gettime(time.CLOCK_BOOTTIME) + 60)
+        socket.send_fds(killed.ours, [b"lease 10000000\n"], [page_fd, shortened])
+        os.close(page_fd)
+        killed.take(IPV4, 24)
+        killed.take(IPV6, 64)
+        stage.run("c0", "ip neigh flush dev pub0")
+        assert [_answers(stage, each) for each in (IPV4, IPV6)] == [True, True]
+        _hold_until(page, time.clock_gettime(time.CLOCK_BOOTTIME) + 5)
+        os.eventfd_write(shortened, 1)
+        assert killed.do("remove", "10.78.1.1") == ""
+        stage.run("n0", "nft flush ruleset")
+        _hold_until(page, time.clock_gettime(time.CLOCK_BOOTTIME) + 0.4)
+        os.eventfd_write(shortened, 1)
+        for _ in range(2):
+            assert killed.do("remove", "10.78.1.1") == ""
+        killed.process.kill()
+        os.close(shortened)
+    time.sleep(0.5)
+    stage.run("c0", "ip neigh flush dev pub0")
+    assert stage.standing("n0") == [f"{IPV4}/24", f"{IPV6}/64"]
+    assert [_answers(stage, each) for each in (IPV4, IPV6)] == [False, False]
+    assert _answers(stage, stage.lab.address("n0")), "what is not public is not concerned"
+    later = stage.hold("n0")
+    later.say("lease -")
+    later.take(IPV4, 24)
+    later.take(IPV6, 64)
+    assert [_answers(stage, each) for each in (IPV4, IPV6)] == [True, True]
+
+
 def _answers(stage: Stage, address: str) -> bool:
     """Whether the client's pings are answered."""
     ping = ["ping", "-c3", "-i0.1", "-W1", address]
