@@ -34,6 +34,8 @@ STEADY_S: Final = 0.4
 LOOK_S: Final = 0.02
 WATCH_S: Final = 0.1
 _TOOL_S: Final = 30.0
+FROZEN: Final = "is frozen"
+KILLED: Final = "has its daemon killed"
 _MOVES: Final = re.compile(r"(\S+) goes from (.+) to (nowhere|node \d+): \S")
 #: So often the next step does not wait for the end of the last.
 _HURRY: Final = 0.2
@@ -145,13 +147,16 @@ class Churn:
                 f"step {self._step} ({text}): {address} went from {before[address]} to {host}, "
                 f"and the logs say {said.get(address)}"
             )
-        answers = self._answers()
-        first = min((each.question for each in answers), default=0)
-        last = max((each.question for each in answers), default=0)
+        answers = self._answers_until_asked_anew()
+        first, last = (limit(each.question for each in answers) for limit in (min, max))
+        now = defaultdict(set)
+        for each in answers:
+            if each.question == last - 1:
+                now[each.address].add(self._cards[each.card])
         for address in self.addresses:
-            cards = {each.card for each in answers if each.address == address and each.question == last - 1}
-            hosts = {self._cards[card] for card in cards}
-            assert hosts <= after[address], f"step {self._step} ({text}): {hosts} answer for {address}"
+            assert now[address] == after[address], (
+                f"step {self._step} ({text}): {address} is on {after[address]}, {now[address]} answer for it"
+            )
         silences = [
             longest_silence_s(answers, each, since=first, until=last, interval_s=WATCH_S)
             for each in self.addresses
@@ -179,9 +184,9 @@ class Churn:
     # -- what is so, and what should be -------------------------------------------------------------
 
     def where(self) -> dict[str, set[str]]:
-        """By address the hosts whose kernels have it; hosts without power have no kernel."""
+        """By address the hosts whose kernels have it; unattended ones do not count."""
         found: dict[str, set[str]] = {address: set() for address in self.addresses}
-        for host in self.lab.nodes:
+        for host in set(self.lab.nodes) - self._unattended:
             for address in self._carried(host):
                 found[address].add(host)
         return found
@@ -226,6 +231,23 @@ class Churn:
         raise LabError(f"cannot find the network of '{host}': no process is in it")
 
     # -- what was said --------------------------------------------------------------------------------
+
+    @property
+    def _unattended(self) -> set[str]:
+        """On such a host nobody may be left to remove addresses; its kernel must not answer for them."""
+        return {host for host, fault in self.broken.items() if fault.name in (FROZEN, KILLED)}
+
+    def _answers_until_asked_anew(self) -> list[Answer]:
+        """What was answered since the last time, up to questions that were asked just now."""
+        answers = self._answers()
+        last = max((each.question for each in answers), default=0)
+
+        def has_more() -> bool:
+            answers.extend(self._answers())
+            return max((each.question for each in answers), default=0) >= last + 3
+
+        wait_until("the public network is asked again", has_more, timeout_s=SETTLE_LIMIT_S)
+        return answers
 
     def _answers(self) -> list[Answer]:
         """What was answered since the last time, but for the last line, which may be half there."""
@@ -322,13 +344,13 @@ FAULTS: Final = (
         lambda churn, host: churn.lab.mend(host),
     ),
     Fault(
-        "has its daemon killed",
+        KILLED,
         lambda churn, host: churn.cluster.kill(host),
         lambda churn, host: churn.cluster.start(host),
         True,
     ),
     Fault(
-        "is frozen",
+        FROZEN,
         lambda churn, host: churn.lab.freeze(host),
         lambda churn, host: churn.lab.thaw(host),
         True,
