@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -115,6 +117,22 @@ def test_a_share_whose_directory_is_gone_takes_the_node_out_until_it_is_back(ser
     served.lab.run("n1", ["mount", "-t", "tmpfs", "none", "/cluster"], timeout_s=10)
     served.wait_sick("n1", "cannot reach the share directory '/cluster/share': No such file or directory")
     served.lab.run("n1", ["umount", "/cluster"], timeout_s=10)
+    served.settle()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /dev/fuse")
+def test_a_share_on_a_file_system_that_hangs_takes_the_node_out_and_hangs_one_process_alone(
+    served: Served,
+) -> None:
+    mount = [sys.executable, "-m", "tests.cluster.hung_mount", "/cluster/share"]
+    root = str(Path(__file__).resolve().parents[2])
+    log = served.lab.path("n1", "/tmp/mount")
+    server = served.lab.spawn("n1", mount, log, env={"PYTHONPATH": root})
+    served.wait_sick("n1", "cannot reach the share directory '/cluster/share': its file system still hangs")
+    hanging = served.lab.run("n1", ["ps", "-eo", "stat="], timeout_s=10).stdout.split()
+    assert [each for each in hanging if each.startswith("D")] == ["D"]
+    server.kill()
+    served.lab.run("n1", ["umount", "/cluster/share"], timeout_s=10)
     served.settle()
 
 
