@@ -38,7 +38,7 @@ class Upkeep:
         self._mended_s: dict[str, float] = {}
         self._mends: set[str] = set()
         #: Addresses that were nowhere when a run was asked for last.
-        self._asked: tuple[str, ...] = ()
+        self._asked: frozenset[str] = frozenset()
         self._seen = (0, False)
         self._ask_again_s: float | None = None
 
@@ -138,8 +138,10 @@ class Upkeep:
         facts = (self._table.changes, self._addresses.is_well)
         if is_due or facts != self._seen:
             self._seen = facts
-            wanted = tuple(entry.address for entry in self._addresses.available() if entry.pnn == NOBODY)
-            if wanted and (is_due or wanted != self._asked):
+            nowhere = (entry for entry in self._addresses.available() if entry.pnn == NOBODY)
+            wanted = frozenset(entry.address for entry in nowhere)
+            # While a run takes one after the other there is nothing to ask for.
+            if wanted and (is_due or not wanted <= self._asked):
                 why = f"{len(wanted)} addresses that it could serve are nowhere"
                 self._addresses.news = self._addresses.news or why
                 self._ask_again_s = state.now_s + ASK_AGAIN_S

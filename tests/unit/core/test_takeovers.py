@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ctdbpy.core.effects import Effect, Exit, Log, LogLevel, RemoveAddress, ReplyToNode
+from ctdbpy.core.effects import Effect, Exit, Log, LogLevel, RemoveAddress, ReplyToNode, SendMessage
 from ctdbpy.core.failover import run, slices
 from ctdbpy.core.failover.slices import SLICE
 from ctdbpy.core.inputs import (
@@ -126,6 +126,13 @@ def test_addresses_are_spread_over_healthy_nodes() -> None:
     cluster = Addressed()
     cluster.check_hosted()
     assert cluster.counts() == [4, 4, 4]
+
+
+def test_a_node_asks_for_a_run_once_and_not_with_each_address_that_it_takes() -> None:
+    cluster = Addressed()
+    for harness in cluster.nodes:
+        asked = [each for each in of_kind(harness.effects, SendMessage) if each.srvid == SRVID_TAKEOVER_RUN]
+        assert 1 <= len(asked) <= 2, asked
 
 
 def test_a_dead_nodes_addresses_are_taken_with_the_recovery() -> None:
