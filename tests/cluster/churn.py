@@ -305,11 +305,19 @@ class Churn:
 
     def kill_helper(self, host: str) -> None:
         """The process that holds the addresses dies."""
-        self.lab.run(host, ["pkill", "-KILL", "-f", "ctdbpy.host.address_helper"], timeout_s=_TOOL_S)
+        self._kill(host, "ctdbpy.host.address_helper")
 
     def kill_guard(self, host: str) -> None:
         """The process that hears heartbeats dies."""
-        self.lab.run(host, ["pkill", "-KILL", "-f", "ctdbpy.guard"], timeout_s=_TOOL_S)
+        self._kill(host, "ctdbpy.guard")
+
+    def _kill(self, host: str, module: str) -> None:
+        def is_done() -> bool:
+            # On a host that was mended just now it may not run yet.
+            argv = ["pkill", "-KILL", "-f", module]
+            return self.lab.run(host, argv, timeout_s=_TOOL_S, check=False).returncode == 0
+
+        wait_until(f"{module} of {host} is killed", is_done, timeout_s=_TOOL_S)
 
     def take_away(self, host: str) -> None:
         """Somebody removes addresses by hand."""
