@@ -153,8 +153,9 @@ class Console:
         self._selector.register(caller, selectors.EVENT_READ, lambda _caller: self._hear(pid))
 
     def _hear(self, pid: int) -> None:
-        job = self._jobs[pid]
-        assert job.caller is not None, "only a job with a caller is listened to"
+        job = self._jobs.get(pid)
+        if job is None or job.caller is None:
+            return  # It ended, and that was dealt with in the same turn.
         try:
             message = job.caller.recv(REQUEST_BYTES_MAX)
         except ConnectionError:

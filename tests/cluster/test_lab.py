@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -125,6 +126,17 @@ def test_a_spawned_command_takes_signals_and_dies_with_its_handle(lab: Lab) -> N
     second = lab.spawn("n0", ["sleep", "1000"], log)
     second.close()
     _wait_no_process(lab, "n0", "sleep")
+
+
+def test_a_host_outlives_commands_that_end_as_their_caller_hangs_up(lab: Lab) -> None:
+    for _ in range(100):
+        ours, theirs = socket.socketpair()
+        with ours, open(os.devnull, "r+b") as nothing, open(theirs.detach(), "rb") as given:
+            process = lab.connect("c0", ["cat"], (given, nothing, nothing))
+            given.close()
+            ours.close()
+            process.close()
+    assert lab.run("c0", ["true"], timeout_s=10).returncode == 0
 
 
 @pytest.mark.parametrize("manner", ["pulled", "silent"])
