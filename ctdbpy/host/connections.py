@@ -48,6 +48,10 @@ _MAPPED: Final = bytes(10) + b"\xff\xff"
 _REQUEST: Final = struct.Struct("=BBBxI")
 _IDENTITY: Final = struct.Struct("!HH16s16s")
 _IDENTITY_BYTES: Final = 48
+#: A filter of the kernel's own: the port compared, the end (8 bytes on) if it is so, beyond it (12) if not.
+_BYTECODE: Final = struct.Struct("=HHBBHBBH")
+_REQUEST_BYTECODE: Final = 1
+_PORT_EQUALS: Final = 11
 _SO_ATTACH_FILTER: Final = 26
 _FILTER: Final = struct.Struct("=HBBI")
 
@@ -65,14 +69,16 @@ class TcpSocket:
     identity: bytes
 
 
-def list_sockets(netlink: Netlink, addresses: Collection[bytes]) -> list[TcpSocket]:
-    """The sockets at these addresses, but those that listen. Raises OSError."""
+def list_sockets(netlink: Netlink, addresses: Collection[bytes], *, port: int = 0) -> list[TcpSocket]:
+    """The sockets at these addresses (and this port), but those that listen. Raises OSError."""
     wanted = {address if len(address) == 16 else address.ljust(16, b"\0") for address in addresses}
     mapped = {_MAPPED + address for address in addresses if len(address) == 4}
     found: list[TcpSocket] = []
     # IPv4 connections to a program that listens on IPv6 are listed with those.
     for family, keys in ((socket.AF_INET, wanted), (socket.AF_INET6, wanted | mapped)):
         body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, _ALL_STATES) + bytes(_IDENTITY_BYTES)
+        if port:
+            body += _BYTECODE.pack(_BYTECODE.size, _REQUEST_BYTECODE, _PORT_EQUALS, 8, 12, 0, 0, port)
         for _kind, answer in netlink.dump(_BY_FAMILY, body):
             if answer[8:24] in keys:
                 found.append(_socket_of(answer))
