@@ -44,14 +44,16 @@ from ctdbpy.host.netlink import Netlink
 from ctdbpy.services.iscsi.declaration import Declaration, Target
 from ctdbpy.services.iscsi.posts import Phase, Post
 from ctdbpy.services.iscsi.stgt import PORT
-from ctdbpy.wire import controls
-from ctdbpy.wire.constants import CURRENT_NODE, ControlFlag
+from ctdbpy.wire import controls, packets
+from ctdbpy.wire.constants import CURRENT_NODE, HEADER_SIZE, ControlFlag
 from ctdbpy.wire.controls import Control
-from ctdbpy.wire.packets import ReqControl
 from ctdbpy.wire.structures import Connection, SockAddr
 
-#: The kernel tells nobody of new connections: they are looked for so often.
+#: The kernel tells nobody of new connections: they are looked for so often, and more often as long as
+#: initiators come back to an address, which may move again before they have been seen.
 CONNECTIONS_INTERVAL_S: Final = 1.0
+CONNECTIONS_INTERVAL_S_MIN: Final = 0.05
+RUSH_S: Final = 5.0
 #: Until the daemon has answered, nothing is served.
 DAEMON_LIMIT_S: Final = 10.0
 #: A daemon that leaves more unread than this stands still; what it was to be told is found again later.
@@ -76,6 +78,7 @@ class Keeper:
         self._released: set[str] = set()
         self._ended = asyncio.Event()
         self._loading = asyncio.Lock()
+        self._news = asyncio.Event()
 
     async def run(self, is_ready: Callable[[], None]) -> None:
         """Work until it is stopped or the daemon is gone."""
@@ -84,12 +87,12 @@ class Keeper:
             lambda _loop, context: _crash(context["message"], context.get("exception"))
         )
         loop.add_reader(self._events, self._addresses_changed)
-        teller, _ = await loop.create_connection(lambda: _Daemon(self._ended), sock=self._daemon)
+        _, daemon = await loop.create_connection(lambda: _Daemon(self._ended), sock=self._daemon)
         control = self._directory / "control"
         control.unlink(missing_ok=True)
         server = await asyncio.start_unix_server(self._serve, control, limit=LINE_BYTES_MAX)
         await self._load()
-        self._tasks.spawn("connections", self._watch_connections(teller))
+        self._tasks.spawn("connections", self._watch_connections(daemon))
         is_ready()
         await self._ended.wait()
         server.close()
@@ -108,7 +111,7 @@ class Keeper:
             await self._close(address)
         for address, targets in declared.items():
             if address not in self._posts:
-                post = Post(self._directory, address, targets, self._children, _log)
+                post = Post(self._directory, address, targets, self._children, self._heard)
                 self._posts[address] = post
                 self._runs[address] = self._tasks.spawn(address, post.run())
         self._look()
@@ -176,32 +179,98 @@ class Keeper:
             "pid": post.pid,
         }
 
+    def _heard(self, text: str) -> None:
+        """A post is about something else now."""
+        _log(text)
+        self._news.set()
+
     # -- connections, for the next node to wake their initiators -----------------------------------
 
-    async def _watch_connections(self, teller: asyncio.WriteTransport) -> None:
+    async def _watch_connections(self, daemon: _Daemon) -> None:
         sockets = Netlink(SOCKET_FAMILY)
         known: set[Connection] = set()
+        before: set[str] = set()
+        rush_until_s = 0.0
         while True:
-            if teller.get_write_buffer_size() < UNREAD_BYTES_MAX:
-                serving = {a for a, post in self._posts.items() if post.phase is Phase.SERVING}
+            serving = {address for address, post in self._posts.items() if post.phase is Phase.SERVING}
+            now_s = time.monotonic()
+            if serving - before:
+                rush_until_s = now_s + RUSH_S
+            before = serving
+            if not daemon.is_behind:
                 # Those of an address that has gone are not taken back: its next node needs them.
-                known = {each for each in known if each.dst.host in self._standing}
+                known = {each for each in known - daemon.refused if each.dst.host in self._standing}
+                daemon.refused.clear()
                 now = _connections(sockets, serving) if serving else set()
+                if now - known:
+                    rush_until_s = now_s + RUSH_S
                 for each in now - known:
-                    _tell(teller, Control.TCP_CLIENT, each)
+                    daemon.tell_opened(each)
                 for each in known - now:
-                    # Daemons before 4.18.11 do not know the first, and keep to the second.
-                    _tell(teller, Control.TCP_CLIENT_DISCONNECTED, each)
-                    _tell(teller, Control.TCP_REMOVE, each)
+                    daemon.tell_closed(each)
                 known = now
-            await asyncio.sleep(CONNECTIONS_INTERVAL_S)
+            is_rush = now_s < rush_until_s
+            self._news.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CONNECTIONS_INTERVAL_S_MIN if is_rush else CONNECTIONS_INTERVAL_S):
+                    await self._news.wait()
 
 
 class _Daemon(asyncio.Protocol):
-    """Our end of the daemon's socket: what it says does not matter, that it is there does."""
+    """Our connection to the daemon: it is told of connections, and when it closes nothing is served any more.
+
+    refused: connections that it did not take, as its address was not there yet; they are to be told again.
+    """
 
     def __init__(self, ended: asyncio.Event) -> None:
+        self.refused: set[Connection] = set()
         self._ended = ended
+        self._asked: dict[int, Connection] = {}
+        self._reqid = 0
+        self._received = bytearray()
+        self._transport: asyncio.WriteTransport | None = None
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether it leaves unread what it is told."""
+        return self._transport is None or self._transport.get_write_buffer_size() > UNREAD_BYTES_MAX
+
+    def tell_opened(self, connection: Connection) -> None:
+        """A connection is served here."""
+        self._reqid += 1
+        self._asked[self._reqid] = connection
+        self._send(Control.TCP_CLIENT, connection, self._reqid)
+
+    def tell_closed(self, connection: Connection) -> None:
+        """It is no more."""
+        # Daemons before 4.18.11 do not know the first, and keep to the second.
+        self._send(Control.TCP_CLIENT_DISCONNECTED, connection)
+        self._send(Control.TCP_REMOVE, connection)
+
+    def _send(self, control: Control, connection: Connection, reqid: int = 0) -> None:
+        assert self._transport is not None, "whoever asks has seen that it is not behind"
+        flags = 0 if reqid else ControlFlag.NOREPLY
+        data = controls.encode_request(control, connection)
+        packet = packets.ReqControl(0, CURRENT_NODE, 0, reqid, control, 0, 0, flags, data)
+        self._transport.write(packet.encode(padded=False))
+
+    # -- of asyncio --------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        while len(self._received) >= HEADER_SIZE:
+            length = int.from_bytes(self._received[:4], sys.byteorder)
+            if len(self._received) < length:
+                return
+            answer = packets.decode(bytes(self._received[:length]))
+            del self._received[:length]
+            connection = self._asked.pop(answer.reqid, None)
+            if connection and isinstance(answer, packets.ReplyControl) and answer.status != 0:
+                self.refused.add(connection)
 
     def connection_lost(self, exc: Exception | None) -> None:
         _log("the daemon is gone: nothing is served any more")
@@ -215,15 +284,9 @@ def _connections(sockets: Netlink, addresses: set[str]) -> set[Connection]:
             SockAddr(_text(each.client), each.client_port),
             SockAddr(_text(each.address), each.port),
         )
-        for each in list_sockets(sockets, wanted)
-        if each.port == PORT and each.is_established
+        for each in list_sockets(sockets, wanted, port=PORT)
+        if each.is_established
     }
-
-
-def _tell(teller: asyncio.WriteTransport, control: Control, connection: Connection) -> None:
-    data = controls.encode_request(control, connection)
-    packet = ReqControl(0, CURRENT_NODE, 0, 0, control, 0, 0, ControlFlag.NOREPLY, data)
-    teller.write(packet.encode(padded=False))
 
 
 def _family(address: str) -> socket.AddressFamily:

@@ -35,8 +35,13 @@ def main() -> None:
     report = request["report"]
     try:
         _lock_note(request["note"])
+        seen: dict[tuple[int, int], str] = {}
         for path in sorted(request["files"]):
-            look(path, os.fstat(lock(path, report)))
+            status = os.fstat(lock(path, report))
+            look(path, status)
+            other = seen.setdefault((status.st_dev, status.st_ino), path)
+            if other != path:
+                raise Refused(f"cannot serve '{path}': it is the same file as '{other}'; a file is one LUN")
         _say(report, "locked")
         os.set_inheritable(report, False)
         os.execvp(request["argv"][0], request["argv"])

@@ -106,16 +106,21 @@ class Post:
         """Serve whenever it is wanted."""
         while True:
             await self._wanted.wait()
+            if not self.is_wanted:
+                continue  # It was, and was not any more before this task had its turn.
             self._is_dropped = False
             try:
                 await self._serve()
             except (ServiceError, HostError) as error:
-                # Whatever went wrong with a tgtd that was killed on purpose is nobody's concern.
-                if not self._is_dropped:
+                if self._is_dropped:
+                    # That one ended which was killed on purpose is not worth a word; that it did not is.
+                    if isinstance(error, HostError):
+                        self._log(str(error))
+                else:
                     self._failures += 1
                     self._enter(Phase.FAILED, str(error))
                     await self._pause(min(RETRY_S * 2 ** min(self._failures - 1, 10), RETRY_S_MAX))
-            if not self.is_wanted:
+            if self._is_dropped:
                 self._enter(Phase.IDLE)
 
     # -- one tgtd ----------------------------------------------------------------------------------

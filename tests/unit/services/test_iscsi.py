@@ -6,6 +6,7 @@ The public address is 127.0.0.1, which every machine has. The daemon is a socket
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -20,8 +21,10 @@ from pathlib import Path
 import pytest
 
 from ctdbpy.errors import ServiceError
+from ctdbpy.host.children import Children
 from ctdbpy.lab import waiting
 from ctdbpy.services.iscsi import events, health, launch, orders
+from ctdbpy.services.iscsi.posts import Post
 from ctdbpy.wire import packets
 from tests.unit.services.stand import Ended, Stand
 
@@ -314,6 +317,34 @@ def test_holes_are_said_unless_they_are_meant(iscsi: Iscsi) -> None:
     assert f"LUN '{iscsi.disk}' has holes" in done.said
     iscsi.declare(TARGETS + "    sparse: yes\n")
     assert iscsi.run("ipreallocated") == Ended(0, "")
+
+
+def test_a_disk_of_two_names_is_one_disk(iscsi: Iscsi) -> None:
+    second = iscsi.disk.with_name("second")
+    second.hardlink_to(iscsi.disk)
+    iscsi.declare(TARGETS + f"  - number: 2\n    file: {second}\n")
+    assert iscsi.run("startup").status == 0
+    wait_until("it fails", lambda: iscsi.phase() == "failed")
+    said = f"cannot serve '{second}': it is the same file as '{iscsi.disk}'; a file is one LUN\n"
+    assert iscsi.run("monitor") == Ended(1, said)
+
+
+def test_what_is_wanted_no_more_is_not_begun(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    async def want_for_no_time() -> None:
+        post = Post(tmp_path, ADDRESS, (), Children(), said.append)
+        run = asyncio.create_task(post.run())
+        await asyncio.sleep(0)
+        post.want(True)
+        post.want(False)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert (post.pid, post.phase) == (0, "idle")
+        run.cancel()
+
+    asyncio.run(want_for_no_time())
+    assert said == []
 
 
 # -- what is wrong ------------------------------------------------------------------------------------------
