@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from ctdbpy.errors import ServiceError
 from ctdbpy.services import addresses, directories, nfs_checks
 from ctdbpy.services.event import Event
 from ctdbpy.services.nfs_server import Server, server_of
@@ -62,10 +63,15 @@ def _start(event: Event, server: Server) -> None:
 def _begin_grace(event: Event, server: Server, address: str = "") -> None:
     """Have locks be claimed only, and not be given, before any address moves.
 
+    One that cannot is told of, and addresses move all the same: else they would stay where nobody serves.
     The kernel's server would have to be restarted for it: it does so when addresses have come.
     """
     if server.begins_grace_at_once:
-        server.begin_grace(address or _any_address(event))
+        try:
+            server.begin_grace(address or _any_address(event))
+        except ServiceError as error:
+            event.warnings.append(f"{error}: locks may be given to others before their holders claim them")
+            return
     (state_of(event) / "grace").touch()
 
 
@@ -108,4 +114,5 @@ def _monitor(event: Event, server: Server) -> None:
     from ctdbpy.services import connections
 
     nfs_checks.run(event, nfs_checks.wanted(event), server.restart, state / "failures")
+    server.check_grace()
     connections.update_tickles(event, _PORT)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 import sys
 import time
@@ -31,7 +32,9 @@ def run(event: Event) -> None:
         case "add-client":
             note(event, event.arguments[0])
         case "del-client":
-            forget(event, event.arguments[0])
+            # A server that ends or starts says so of all clients, and just then they have to be told. One that
+            # holds no locks takes no notice of it, and is forgotten after the next grace period.
+            pass
         case "notify":
             epoch, *words = event.arguments
             nsm.send([nsm.Notice(*word.split("@")) for word in words], int(epoch), limit_s=_LATER_LIMIT_S)
@@ -53,32 +56,19 @@ def note(event: Event, name: str) -> None:
         raise ServiceError(f"cannot note that '{client}' holds locks; it is tried again: {error}") from None
 
 
-def forget(event: Event, name: str) -> None:
-    """Forget a client that holds no locks any more.
-
-    A server that has to let go of its locks ends to watch their holders as well: those still have to be told.
-    """
-    client = _address(name)
-    (_waiting(event) / client).unlink(missing_ok=True)
-    with Records(event, limit_s=_NOTE_LIMIT_S) as records:
-        lock_node = records.lock_node()
-        if is_forwarding(event):
-            servers = [""] if lock_node is not None and lock_node.pnn == records.pnn else []
-        else:
-            servers = addresses.hosted(event)
-        gone = [each for each in records.holders() if each.client == client and each.server in servers]
-        if gone:
-            records.forget(gone)
-
-
 def carry_over(event: Event, records: Records) -> None:
     """Have the cluster note whom only this node has noted."""
     waiting = _waiting(event)
-    clients = sorted(file.name for file in waiting.iterdir())
+    clients = sorted(os.listdir(waiting))
     if clients:
         records.note(_holders(event, records, clients))
         for client in clients:
             (waiting / client).unlink(missing_ok=True)
+
+
+def known(event: Event, records: Records) -> list[str]:
+    """Every client that is noted, in the cluster or only here."""
+    return sorted({holder.client for holder in records.holders()} | set(os.listdir(_waiting(event))))
 
 
 def drop(event: Event, server: Server, gone: Iterable[str]) -> None:

@@ -28,8 +28,9 @@ from ctdbpy.wire.records import RecordHeader
 DATABASE: Final = "ctdb_nfs.tdb"
 _LOCK_NODE: Final = b"lock-node"
 _HOLDER: Final = b"client@"
-#: Told to all nodes when there is another lock node; in the range that is left to NFS.
+#: Told to all nodes when one claims to be the lock node, or declines; in the range that is left to NFS.
 _SRVID: Final = 0xEE00_0000_0000_0001
+_CLAIMED: Final = b"claimed"
 _NODE_IS_WELL: Final = NodeFlag(0)
 
 
@@ -115,16 +116,21 @@ class Records:
             # Clients must never see an epoch twice, not even if the database is lost.
             epoch = max(int(time.time()), 0 if found is None else found.epoch + 1)
             transaction.store(_LOCK_NODE, b"%d %d" % (self.pnn, epoch))
-        self._connection.message(BROADCAST_CONNECTED, _SRVID, b"")
+        self._connection.message(BROADCAST_CONNECTED, _SRVID, _CLAIMED)
         return LockNode(self.pnn, epoch)
 
+    def decline(self) -> None:
+        """Tell the others that this node cannot be the lock node now."""
+        self._connection.message(BROADCAST_CONNECTED, _SRVID, b"%d" % self.pnn)
+
     def listen(self) -> None:
-        """Hear of claims from now on."""
+        """Hear who claims and who declines from now on."""
         self._connection.listen(_SRVID)
 
-    def wait(self, timeout_s: float) -> None:
-        """Until a node has claimed, or time is up."""
-        self._connection.message_to(_SRVID, timeout_s=timeout_s)
+    def wait(self, timeout_s: float) -> int | None:
+        """Until a node has claimed or declined, or time is up; who has declined."""
+        heard = self._connection.message_to(_SRVID, timeout_s=timeout_s)
+        return int(heard.data) if heard is not None and heard.data.isdigit() else None
 
     # -- clients -----------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ LOCALHOST: Final = "127.0.0.1"
 _COMMAND_LIMIT_S: Final = 10.0
 _DBUS_LIMIT_S: Final = 3.0
 _RPC_LIMIT_S: Final = 2.0
+_BUS_NAME: Final = "org.ganesha.nfsd"
 _NLM_SM_NOTIFY: Final = 16
 #: Locks taken in the state that is told are kept. A client takes locks in odd ones only.
 _OTHER_STATE: Final = 2
@@ -54,6 +55,7 @@ class Server(ABC):
         if callout.exists():
             command += ["--ha-callout", str(callout)]
         self._statd_state = Path(state)
+        self._restarted: set[str] = set()
         self._statd = Daemon(("rpc-statd", "nfs-statd"), tuple(command), "rpc.statd")
 
     # -- life --------------------------------------------------------------------------------
@@ -82,9 +84,13 @@ class Server(ABC):
 
     def restart(self, service: str) -> None:
         """Start the part afresh that answers for an RPC service. Raises ServiceError."""
-        if service == "portmapper":
+        part = service if service in ("portmapper", "status") else "nfs"
+        if part in self._restarted:
+            return  # More than one of its services has failed.
+        self._restarted.add(part)
+        if part == "portmapper":
             managers.restart(self.event, _RPCBIND)
-        elif service == "status":
+        elif part == "status":
             self.start_statd()
         else:
             self.stop_nfs()
@@ -104,6 +110,10 @@ class Server(ABC):
     @abstractmethod
     def begin_grace(self, address: str) -> None:
         """Begin a grace period, or make the one under way longer; `address` has come here, says the log."""
+
+    @abstractmethod
+    def check_grace(self) -> None:
+        """Raise ServiceError when it is known that a grace period could not be begun."""
 
     @abstractmethod
     def drop_locks(self, clients: list[str]) -> None:
@@ -143,6 +153,15 @@ class Ganesha(Server):
         # 5 is its number for "an address has come here".
         self._ask("grace", f"string:5:{address}")
 
+    def check_grace(self) -> None:
+        if not managers.is_running(self.event, self._daemon):
+            return  # The checks of its RPC services count how often.
+        argv = ["dbus-send", "--system", "--print-reply=literal", "--dest=org.freedesktop.DBus"]
+        argv += ["/org/freedesktop/DBus", "org.freedesktop.DBus.NameHasOwner", f"string:{_BUS_NAME}"]
+        said = commands.run(argv, timeout_s=_DBUS_LIMIT_S + 1).output
+        if "true" not in said:
+            raise ServiceError("cannot begin grace periods: NFS-Ganesha does not listen on D-Bus")
+
     def drop_locks(self, clients: list[str]) -> None:
         """It lets go of a client's locks when its status monitor says that the client has restarted."""
         lock_manager = Service("nlockmgr", oncrpc.LOCK_MANAGER, 4, self.lock_port)
@@ -174,7 +193,7 @@ class Ganesha(Server):
 
     def _ask(self, verb: str, *arguments: str) -> None:
         argv = ["dbus-send", "--system", "--print-reply", f"--reply-timeout={_DBUS_LIMIT_S * 1000:.0f}"]
-        argv += ["--dest=org.ganesha.nfsd", "/org/ganesha/nfsd/admin", f"org.ganesha.nfsd.admin.{verb}"]
+        argv += [f"--dest={_BUS_NAME}", "/org/ganesha/nfsd/admin", f"org.ganesha.nfsd.admin.{verb}"]
         commands.run([*argv, *arguments], timeout_s=_DBUS_LIMIT_S + 1)
 
 
@@ -212,6 +231,9 @@ class Kernel(Server):
     def begin_grace(self, address: str) -> None:
         self.stop_nfs()
         self.start_nfs()
+
+    def check_grace(self) -> None:
+        """Its start begins one, which needs nobody's help."""
 
     def drop_locks(self, clients: list[str]) -> None:
         self.begin_grace("")

@@ -21,14 +21,14 @@ import time
 from dataclasses import asdict
 from typing import Any, Final
 
-from ctdbpy.errors import ServiceError
+from ctdbpy.errors import CtdbpyError, ServiceError
 from ctdbpy.services import addresses, nlm_forwarding
 from ctdbpy.services.event import Event
 from ctdbpy.services.nfs_records import LockNode, Member, Records
 from ctdbpy.services.nfs_server import Server, server_of
 from ctdbpy.services.nlm_forwarding import Forwarding
 
-_CLAIM_LIMIT_S: Final = 5.0
+_CLAIM_LIMIT_S: Final = 3.0
 _LOOK_S: Final = 0.25
 #: Longer than any grace period: who has not claimed its locks by then has none.
 _FORGET_S: Final = 600
@@ -39,14 +39,19 @@ def run(event: Event) -> None:
     node = _Node(event)
     match event.name:
         case "init" | "shutdown":
+            node.forget()
             node.close()
-        case "startipreallocate" | "startup":
-            node.settle()
-        case "ipreallocated":
-            node.settle()
-            node.tell_clients()
+        case "startup" | "startipreallocate" | "ipreallocated":
+            try:
+                node.settle()
+                if event.name == "ipreallocated":
+                    node.tell_clients()
+            except CtdbpyError as error:
+                # Addresses do not wait for locks. The next event tries again, and `monitor` fails for it.
+                event.warnings.append(f"{error}: locks wait")
+                node.close()
         case "monitor":
-            node.settle()
+            node.settle(limit_s=0.0)
             node.tell_clients()
             node.tidy()
 
@@ -62,25 +67,30 @@ class _Node:
 
     # -- events ------------------------------------------------------------------------------
 
+    def forget(self) -> None:
+        """Know nothing from before: the daemon starts or ends."""
+        (self._state / "serving").unlink(missing_ok=True)
+
     def close(self) -> None:
         """Give out no locks here and forward nothing: what other nodes do is unknown."""
-        for name in ("part", "serving"):
-            (self._state / name).unlink(missing_ok=True)
+        (self._state / "part").unlink(missing_ok=True)
         addresses_here = self._public()
         if addresses_here:
             nlm_forwarding.apply(Forwarding(0, {}, None, addresses_here, self._ports))
 
-    def settle(self) -> None:
-        """Agree on a lock node with the others, and do this node's part."""
+    def settle(self, *, limit_s: float = _CLAIM_LIMIT_S) -> None:
+        """Agree on a lock node with the others, and do this node's part. limit_s: for another to claim."""
+        from ctdbpy.services import nfs_clients
+
         with Records(self._event) as records:
-            lock_node = self._agree(records)
+            lock_node = self._agree(records, limit_s)
             was_serving = self._read("serving")
             members = {member.pnn: member.address for member in records.members()}
             number = None if lock_node is None else lock_node.pnn
             wanted = Forwarding(records.pnn, members, number, self._public(), self._ports)
             self._apply(wanted, lock_node)
             if was_serving and number != records.pnn:
-                self._server.drop_locks(sorted({holder.client for holder in records.holders()}))
+                self._server.drop_locks(nfs_clients.known(self._event, records))
                 (self._state / "serving").unlink(missing_ok=True)
                 self._say("this node is not the lock node any more: it has let go of all locks")
 
@@ -120,46 +130,51 @@ class _Node:
 
     # -- agreeing ----------------------------------------------------------------------------
 
-    def _agree(self, records: Records) -> LockNode | None:
-        """Who the lock node is: the one there is while it is fit, else the first node that is claims.
+    def _agree(self, records: Records, limit_s: float) -> LockNode | None:
+        """Who the lock node is: the one there is while it is fit, else the first node that is and can claims.
 
         None when none has claimed in time. Then locks wait, and addresses do not.
         """
         records.listen()
-        deadline_s = time.monotonic() + _CLAIM_LIMIT_S
+        deadline_s = time.monotonic() + limit_s
+        declined: set[int] = set()
         while True:
             lock_node = records.lock_node()
-            able = fit(records.members())
+            able = [pnn for pnn in fit(records.members()) if pnn not in declined]
             if lock_node is not None and lock_node.pnn in able:
                 if lock_node.pnn != records.pnn or self._serves(lock_node):
                     return lock_node
-                # Its locks were lost with its server.
-                return self._claim(records, lock_node)
+                able = [records.pnn]  # Its locks were lost with its server.
             if not able:
+                self._say("no node can be the lock node: locks wait")
                 return None
             if able[0] == records.pnn:
-                return self._claim(records, lock_node)
+                claimed = self._claim(records, lock_node)
+                if claimed is not None:
+                    return claimed
+                records.decline()
+                declined.add(records.pnn)
+                continue
             # Nothing may be given out through here until there is one.
             self._drop_traffic(records)
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
-                self._say(
-                    f"node {able[0]} has not become the lock node within {_CLAIM_LIMIT_S:g} s: locks wait"
-                )
+                self._say(f"node {able[0]} has not yet become the lock node: locks wait")
                 return None
-            records.wait(min(left_s, _LOOK_S))
+            unable = records.wait(min(left_s, _LOOK_S))
+            if unable is not None:
+                declined.add(unable)
 
     def _claim(self, records: Records, before: LockNode | None) -> LockNode | None:
         """In this order: the grace period has begun before anybody forwards to this node."""
-        life = self._server.life()
-        if not life:
-            self._say("the NFS server does not run here: locks wait")
+        if not self._server.life():
+            self._say("this node cannot be the lock node: the NFS server does not run")
             return None
         own = next(member.address for member in records.members() if member.pnn == records.pnn)
         try:
             self._server.begin_grace(own)
         except ServiceError as error:
-            self._say(f"{error}: locks wait")
+            self._say(f"this node cannot be the lock node: {error}")
             return None
         self._say("a grace period has begun")
         lock_node = records.claim(before)

@@ -146,6 +146,11 @@ class NfsCluster:
         pairs = re.findall(r'^key\(\d+\) = "client@([^"]+)"\n.*\n.*\n.*\ndata\((\d+)\)', said, re.MULTILINE)
         return {client for client, size in pairs if int(size)}
 
+    def story(self) -> str:
+        """What the scripts of all nodes have said lately, for a test that fails."""
+        lines = [line for host in self.lab.nodes for line in self.log(host).splitlines()[-40:]]
+        return "\n".join(sorted(lines))
+
     def log(self, host: str) -> str:
         """What a node's daemon has written."""
         return self.cluster.log(host).read_text(encoding="utf-8", errors="replace")

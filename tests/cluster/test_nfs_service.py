@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from ctdbpy.lab import Lab, wait_until
-from tests.cluster.nfs_stage import LIMIT_S, NfsClient, NfsCluster, is_root
+from tests.cluster.nfs_stage import ADDRESSES, LIMIT_S, NfsClient, NfsCluster, is_root
 
 pytestmark = [pytest.mark.skipif(not is_root(), reason="needs root"), pytest.mark.timeout(240)]
 
@@ -61,6 +61,7 @@ class Held:
     """A file with a range that the client `holder` has locked, not through the lock node's own address."""
 
     def __init__(self, nfs: NfsCluster) -> None:
+        self._nfs = nfs
         lock_node = nfs.lock_node()
         others = [host for host in nfs.lab.nodes if host != lock_node]
         self.lock_node, (self.b, self.c) = lock_node, others
@@ -78,7 +79,7 @@ class Held:
         """Wait for a notice from where the holder mounted, under the name that it mounted; its state."""
         while True:
             notices = self.holder.ask("notices")
-            assert notices, "a notice in time"
+            assert notices, self._nfs.story()
             for name, state, source in notices:
                 assert name == source
                 if name == self.address_b:
@@ -161,3 +162,17 @@ def test_a_lock_node_that_lives_lets_go_of_its_locks(nfs: NfsCluster, held: Held
     held.told()
     assert held.holder.ask(*held.claim()) == "granted"
     assert held.thief.ask("lock", held.address_c, held.file, *RANGE, False) in ("grace", "denied")
+    nfs.cluster.tool(lock_node, "enable")
+    nfs.cluster.wait_healthy()
+
+
+def test_a_server_that_crashes_is_left(nfs: NfsCluster, held: Held) -> None:
+    lock_node = nfs.lock_node(held.b)
+    held.holder.ask("forget_notices")
+    nfs.lab.run(lock_node, ["pkill", "-KILL", "-x", "ganesha.nfsd"], timeout_s=LIMIT_S)
+    wait_until("another lock node", lambda: nfs.lock_node(held.b) != lock_node, timeout_s=LIMIT_S)
+    assert "cannot call nfs at '127.0.0.1' by tcp" in nfs.cluster.tool(lock_node, "scriptstatus").stdout
+    held.told()
+    assert held.holder.ask(*held.claim()) == "granted"
+    other = next(address for address in ADDRESSES if address != held.address_b)
+    assert held.thief.ask("lock", other, held.file, *RANGE, False) in ("grace", "denied")

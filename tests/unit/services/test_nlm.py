@@ -75,9 +75,17 @@ def test_an_nft_that_fails_is_told_of(nlm: Nlm) -> None:
     assert ended.said == "cannot run 'nft -j -f -': exit status 1: Error: syntax error\n"
 
 
-@pytest.mark.parametrize("event", ["startup", "startipreallocate", "ipreallocated", "monitor"])
-def test_without_a_daemon_there_is_one_clear_line(nlm: Nlm, event: str) -> None:
+@pytest.mark.parametrize("event", ["startup", "startipreallocate", "ipreallocated"])
+def test_addresses_do_not_wait_for_locks(nlm: Nlm, event: str) -> None:
     ended = nlm.event(event)
+    assert ended.status == 0
+    assert ended.said.startswith("cannot connect to the daemon at ")
+    assert ended.said.endswith(": locks wait\n")
+    assert dropped(json.loads(nlm.given.read_text())["nftables"]) == {"192.0.2.1"}
+
+
+def test_a_node_that_cannot_agree_with_the_others_is_not_well(nlm: Nlm) -> None:
+    ended = nlm.event("monitor")
     assert ended.status == 1
     assert ended.said.startswith("cannot connect to the daemon at ")
     assert ended.said.count("\n") == 1
@@ -103,8 +111,8 @@ def test_a_client_that_cannot_be_noted_in_the_cluster_is_noted_here(nlm: Nlm) ->
     assert ended.status == 1
     assert ended.said.startswith("cannot note that '192.0.2.9' holds locks; it is tried again: ")
     assert noted.exists()
-    assert nlm.statd("del-client", "192.0.2.9").status == 1
-    assert not noted.exists()
+    assert nlm.statd("del-client", "192.0.2.9") == Ended(0, "")
+    assert noted.exists(), "a server that ends says so of all, and they have to be told"
 
 
 def test_a_client_without_an_address_is_told_of(nlm: Nlm) -> None:
