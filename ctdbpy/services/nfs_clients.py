@@ -32,8 +32,8 @@ def run(event: Event) -> None:
         case "add-client":
             note(event, event.arguments[0])
         case "del-client":
-            # A server that ends or starts says so of all clients, and just then they have to be told. One that
-            # holds no locks takes no notice of it, and is forgotten after the next grace period.
+            # A server that ends or starts says so of all clients, and just then they have to be told. Who holds
+            # no locks takes no notice of it, and is forgotten after the next grace period.
             pass
         case "notify":
             epoch, *words = event.arguments
