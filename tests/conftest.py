@@ -46,6 +46,10 @@ def _still_stopping(_signum: int, _frame: FrameType | None) -> None:
     pass
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="also tests that take ten minutes and more")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests that need root are skipped without it, and an error on a build server."""
     here = Path(__file__).parent
@@ -53,6 +57,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         section = item.path.relative_to(here).parts[0] if item.path.is_relative_to(here) else ""
         if section in _PRIVILEGED:
             item.add_marker(pytest.mark.root)
+        if item.get_closest_marker("long") and not config.getoption("--long"):
+            item.add_marker(pytest.mark.skip(reason="takes long; give --long"))
     needing_root = [item for item in items if item.get_closest_marker("root")]
     if os.geteuid() == 0 or not needing_root:
         return
