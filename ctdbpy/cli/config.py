@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ctdbpy.cli.commands import Group
 from ctdbpy.cli.session import Session
 from ctdbpy.config.paths import Paths
 from ctdbpy.errors import ConfigError
@@ -25,7 +26,7 @@ _ETC = click.Path(exists=True, file_okay=False, path_type=Path)
 _FILE = click.Path(path_type=Path)
 
 
-@click.group()
+@click.group(cls=Group)
 def config() -> None:
     """Show, check, import and apply the configuration.
 

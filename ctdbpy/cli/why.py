@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import click
 
+from ctdbpy.cli.commands import Command
 from ctdbpy.cli.session import Session
 from ctdbpy.client.connection import Connection
 from ctdbpy.errors import ClientError
@@ -33,7 +34,7 @@ def _about(_context: click.Context, _param: click.Parameter, value: str | None) 
         raise click.BadParameter(f"{value!r} is neither the number of a node nor an address") from None
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("about", callback=_about, metavar="[NODE|ADDRESS]", required=False)
 @click.pass_obj
 def why(session: Session, about: int | str | None) -> None:
@@ -56,7 +57,7 @@ def why(session: Session, about: int | str | None) -> None:
     session.show(answer, _why_text)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("node", type=click.IntRange(0, UNKNOWN_PNN - 1), required=False)
 @click.option("-n", "--number", type=click.IntRange(1), help="Only the newest so many.")
 @click.pass_obj

@@ -140,7 +140,8 @@ def detach(cluster: Cluster, database: Database) -> None:
         raise ClientError(
             f"cannot detach '{database.name}': it is {database.kind}; only volatile ones can be"
         )
-    cluster.everywhere(Control.DB_DETACH, database.db_id, connected(cluster.nodes()))
+    # The daemon that hears it from a client passes it on to all nodes.
+    cluster.connection.ask(Control.DB_DETACH, database.db_id)
 
 
 def replace_records(

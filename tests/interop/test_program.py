@@ -17,7 +17,7 @@ from tests.unit.daemon.conftest import Daemon, own_network
 _CONF = "[legacy]\nrealtime scheduling = false\n"
 
 
-def _start(base: Path, nodes: int, addresses: str = "") -> list[Daemon]:
+def start_nodes(base: Path, nodes: int, addresses: str = "") -> list[Daemon]:
     base.mkdir()
     net, port = own_network()
     members = [f"{net}.{number + 1}" for number in range(nodes)]
@@ -39,7 +39,7 @@ def _pair(base: Path, nodes: int, addresses: str = "") -> Iterator[tuple[Talk, T
     try:
         talks = []
         for program in ("debian", "ours"):
-            daemons = _start(base / program, nodes, addresses)
+            daemons = start_nodes(base / program, nodes, addresses)
             started += daemons
             talks.append(Talk(daemons, program, base / f"{program}.tmp"))
         for daemon in started:

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Final
 
 from ctdbpy.cli.ctdb.tool import Failed, Tool, leading_number, warn
+from ctdbpy.cli.service_programs import path_of
 from ctdbpy.client import event_socket
 from ctdbpy.config.paths import Paths
 from ctdbpy.errors import ClientError
 from ctdbpy.wire.events import RUN_ALL, EventStatus, RunRequest, ScriptStatus, StatusRequest
 
-_HELPERS: Final = "/usr/libexec/ctdb"
 _ENDED_BY_HAND: Final = 64
 _NO_STATUS: Final = 255
 
@@ -34,15 +34,14 @@ _USAGE: Final = (
 
 
 def do_natgw(_tool: Tool, what: str) -> int:
-    return _run_helper("NAT gateway helper", "CTDB_NATGW_HELPER", "ctdb_natgw", what)
+    return _run_helper("NAT gateway helper", path_of("ctdb_natgw"), what)
 
 
 def do_lvs(_tool: Tool, what: str) -> int:
-    return _run_helper("LVS helper", "CTDB_LVS_HELPER", "ctdb_lvs", what)
+    return _run_helper("LVS helper", path_of("ctdb_lvs"), what)
 
 
-def _run_helper(name: str, variable: str, program: str, *arguments: str) -> int:
-    path = os.environ.get(variable) or f"{_HELPERS}/{program}"
+def _run_helper(name: str, path: str, *arguments: str) -> int:
     try:
         status = subprocess.run([path, *arguments], check=False).returncode
     except OSError as error:
@@ -60,7 +59,7 @@ def _run_helper(name: str, variable: str, program: str, *arguments: str) -> int:
 def do_event(_tool: Tool, *words: str) -> int:
     helper = os.environ.get("CTDB_EVENT_HELPER")
     if helper:
-        return _run_helper("event daemon helper", "CTDB_EVENT_HELPER", "", *words)
+        return _run_helper("event daemon helper", helper, *words)
     paths = Paths.from_environment(os.environ)
     match words:
         case ["run", timeout, component, event, *arguments]:
