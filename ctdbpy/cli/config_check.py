@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from ctdbpy.cli.config_network import firewall_findings, unreachable
+from ctdbpy.cli.config_network import firewall_problems, unreachable
 from ctdbpy.cli.session import Session
 from ctdbpy.client.connection import Connection, NoDaemon
 from ctdbpy.client.nodes import Cluster, connected
@@ -21,7 +21,7 @@ from ctdbpy.config.facts import ADDRESS, NODE, changes, is_shared, parse_facts
 from ctdbpy.config.files import read_text
 from ctdbpy.config.nodes import PORT_DEFAULT
 from ctdbpy.config.paths import Paths
-from ctdbpy.errors import ClientError, ConfigError
+from ctdbpy.errors import ClientError, ConfigError, HostError
 from ctdbpy.wire.constants import NodeFlag
 from ctdbpy.wire.controls import Control, decode_reply
 from ctdbpy.wire.own import GIVEN_FILE
@@ -84,7 +84,10 @@ def check_host(paths: Paths, file: Path | None) -> list[Finding]:
     findings = [error(text) if " is ignored" in text else warning(text) for text in configuration.warnings]
     findings += map(error, host_problems(configuration))
     findings += map(error, _own_address(configuration))
-    findings += [error(text) for text in firewall_findings(configuration.port)]
+    try:
+        findings += map(error, firewall_problems(configuration.port))
+    except HostError as wrong:
+        findings.append(warning(str(wrong)))
     return findings
 
 

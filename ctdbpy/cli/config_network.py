@@ -12,9 +12,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ctdbpy.errors import HostError
+
 #: A peer in the same rack answers a thousand times faster.
 PROBE_S: Final = 2.0
 _NFT_S: Final = 10.0
+#: The daemon's own, which stops what this host must not use any more.
+OWN_TABLE: Final = "ctdbpy"
 #: Rules of managers are changed through them, not with nft; names of tables or chains say whose they are.
 _MANAGERS: Final = {
     "firewalld": "firewall-cmd --permanent --add-port={port}/tcp --add-port={port}/udp",
@@ -49,30 +53,47 @@ def unreachable(own: str, address: str, port: int) -> str:
         return f"TCP port {port} of {address} cannot be reached: {wrong.strerror or wrong}"
 
 
-def firewall_findings(port: int) -> list[str]:
+def firewall_problems(port: int) -> list[str]:
     """What this host's packet filter does to what other nodes send to the port.
 
-    As far as nft lists it, which includes iptables' rules; nothing without nft or the privilege to ask it.
+    As far as nft lists it, which includes iptables' rules; nothing where nft is not installed. Raises
+    HostError when it cannot be asked or understood.
     """
     program = shutil.which("nft")
     if program is None:
         return []
     try:
-        done = subprocess.run(
-            [program, "-j", "list", "ruleset"], capture_output=True, timeout=_NFT_S, check=False
-        )
-        ruleset = json.loads(done.stdout)["nftables"] if done.returncode == 0 else []
-    except (OSError, subprocess.TimeoutExpired, ValueError, KeyError, TypeError):
-        return []
-    try:
+        # Table by table: asked for all at once, Debian 12's nft (1.0.6) breaks its heap over some tables.
+        tables = [each["table"] for each in _nft(program, "tables") if "table" in each]
+        ruleset = [
+            each
+            for table in tables
+            if table["name"] != OWN_TABLE and table["family"] in _FAMILIES
+            for each in _nft(program, "table", table["family"], table["name"])
+        ]
         return [
             f"the firewall of this host keeps other nodes from {protocol.upper()} port {port}: {blocked}"
             for protocol in ("tcp", "udp")
             for blocked in blocking_rules(ruleset, protocol, port)
         ]
-    except (KeyError, TypeError, ValueError, AttributeError):
-        # A list in a form that is not known yet tells nothing.
-        return []
+    except (KeyError, TypeError, ValueError, AttributeError) as wrong:
+        raise HostError(
+            f"cannot look at the firewall: 'nft' lists it in a form that is not known: {wrong}"
+        ) from wrong
+
+
+def _nft(program: str, *what: str) -> list[Mapping[str, Any]]:
+    try:
+        done = subprocess.run(
+            [program, "-j", "list", *what], capture_output=True, timeout=_NFT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as wrong:
+        raise HostError(f"cannot look at the firewall: {wrong}") from wrong
+    if done.returncode != 0:
+        said = done.stderr.decode(errors="replace").strip()
+        raise HostError(f"cannot look at the firewall: 'nft' ended with status {done.returncode}: {said}")
+    listed: list[Mapping[str, Any]] = json.loads(done.stdout)["nftables"]
+    return listed
 
 
 # -- the packet filter ----------------------------------------------------------------------------
