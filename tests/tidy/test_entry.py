@@ -28,7 +28,7 @@ def test_dev_help_offers_only_what_is_there() -> None:
     answer = _dev("help")
     assert answer.returncode == 0
     offered = set(re.findall(r"\./dev (\w+)", answer.stdout))
-    optional = {"lab": "ctdbpy/lab/__main__.py", "demo": "ctdbpy/lab/demo.py"}
+    optional = {"lab": "ctdbpy/lab/__main__.py", "demo": "ctdbpy/lab/demo/__main__.py"}
     absent = {command for command, file in optional.items() if not (tree.ROOT / file).exists()}
     assert {"help", "setup", "check", "test"} <= offered
     assert not offered & absent

@@ -19,13 +19,14 @@ def main() -> int:
     """Show it, and judge."""
     given = _parser().parse_args()
     screen = Screen()
-    if places.find(_NAME) is not None:
+    name: str = given.name
+    if places.find(name) is not None:
         print(
-            f"demo: a cluster of an earlier demo is up: take it down with ./dev lab down --name {_NAME}",
+            f"demo: a cluster of an earlier demo is up: take it down with ./dev lab down --name {name}",
             file=sys.stderr,
         )
         return 1
-    stage = Stage(_NAME, stays_up=given.keep)
+    stage = Stage(name, stays_up=given.keep)
     is_good = False
     try:
         stage.lab.up()
@@ -46,13 +47,13 @@ def main() -> int:
             if not given.keep:
                 stage.lab.down()
         if not given.keep:
-            left = places.find(_NAME)
+            left = places.find(name)
             result.add("left behind", f"'{left.root}'" if left else "nothing", left is None)
             is_good = result.is_good
         screen.table(result.rows)
         if given.keep:
             screen.step("The cluster is still up. Try:")
-            print(story.next_commands(_NAME))
+            print(story.next_commands(name))
     except LabError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
@@ -68,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
         default=500,
         metavar="N",
         help="how large the store is (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--name", default=_NAME, help="of the lab, for several at once (default: %(default)s)"
     )
     parser.add_argument(
         "--minutes",

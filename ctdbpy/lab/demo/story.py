@@ -19,7 +19,7 @@ from ctdbpy.lab.waiting import wait_until
 UNSERVED_MAX_S: Final = 2.0
 _COPY_LIMIT_S: Final = 900.0
 _STEP_LIMIT_S: Final = 120.0
-_POWER_OFF_AT: Final = 0.4
+_POWER_OFF_AT: Final = 0.5
 _WRITTEN_TO: Final = 5
 #: Where the client host has the store that it copies.
 _SOURCE: Final = "/var/tmp/store"
@@ -106,8 +106,10 @@ def _copy_through_a_power_cut(
     address = ADDRESSES[0]
     victim = stage.holders("n0")[address]
     copier = stage.client("copy", "copy", address, _SOURCE, str(mailboxes))
-    stage.attend([copier], lambda: _files(copier) >= files // 20, limit_s=_COPY_LIMIT_S)
     names = voicemail.mailboxes(min(_WRITTEN_TO, mailboxes))
+    # Not before the copy has passed these: it would write over messages.
+    copied = files * len(names) // mailboxes
+    stage.attend([copier], lambda: _files(copier) >= copied, limit_s=_COPY_LIMIT_S)
     writers = [
         stage.client(f"writer-{number}", "write", ADDRESSES[number], f"caller-{number}", *names)
         for number in (1, 2)
