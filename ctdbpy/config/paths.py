@@ -107,6 +107,11 @@ class Paths:
         return self.etc / "public_addresses"
 
     @property
+    def home_nodes(self) -> Path:
+        """Where public IPs belong, for the deterministic allocation."""
+        return self.etc / "home_nodes"
+
+    @property
     def own_node(self) -> Path:
         """Says by number or name which node of the cluster file this is, where addresses do not."""
         return self.cluster.with_name("node")

@@ -217,6 +217,13 @@ class ReadPublicAddresses:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadHomeNodes:
+    """Read the home_nodes file; `inputs.HomeNodesRead` with this id answers."""
+
+    read_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class LookAtConfiguration:
     """See how the node would run with its files, or with a cluster file; `inputs.ConfigurationSeen` answers.
 
@@ -406,6 +413,7 @@ Effect = (
     | SetHealth
     | ReadNodes
     | ReadPublicAddresses
+    | ReadHomeNodes
     | LookAtConfiguration
     | SetLogLevel
     | SendKeepalive

@@ -190,6 +190,15 @@ class PublicAddressesRead:
 
 
 @dataclass(frozen=True, slots=True)
+class HomeNodesRead:
+    """The home_nodes file was read: pairs of address and node; with `error`, it could not be."""
+
+    read_id: int
+    homes: tuple[tuple[str, int], ...]
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ConfigurationSeen:
     """How the node would run (`effects.LookAtConfiguration`): a ConfigurationReport for whoever asked."""
 
@@ -362,6 +371,7 @@ Input = (
     | RevokeWanted
     | NodesRead
     | PublicAddressesRead
+    | HomeNodesRead
     | ConfigurationSeen
     | RecordsComplained
     | NodeSeen

@@ -21,6 +21,7 @@ from ctdbpy.core.inputs import (
     ClientGone,
     ConfigurationSeen,
     EventEnded,
+    HomeNodesRead,
     HostSeen,
     Input,
     JobAnswered,
@@ -151,6 +152,8 @@ class Node:
                 rooms.runner.spawn("revoke", revoke(self.state, rooms.routing, happened))
             case NodesRead():
                 rooms.links.file_read(happened)
+            case HomeNodesRead():
+                rooms.homes.file_read(happened)
             case PublicAddressesRead():
                 rooms.addresses.file_read(happened)
             case ConfigurationSeen():

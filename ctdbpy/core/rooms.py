@@ -11,6 +11,7 @@ from ctdbpy.core.events.events import Events
 from ctdbpy.core.events.health import Health
 from ctdbpy.core.failover.addresses import Addresses
 from ctdbpy.core.failover.connections import Connections
+from ctdbpy.core.failover.homes import Homes
 from ctdbpy.core.failover.placements import Placed
 from ctdbpy.core.failover.takeovers import Takeovers
 from ctdbpy.core.failover.upkeep import Upkeep
@@ -74,12 +75,14 @@ class Rooms:
         self.upkeep = Upkeep(state, self.runner, self.addresses)
         self.connections = Connections(state, self.routing, self.addresses.table)
         self.placed = Placed(state)
+        self.homes = Homes(state, self.runner)
         self.takeovers = Takeovers(
             state,
             self.runner,
             self.routing,
             lambda pnn, why: self.bans.blame(pnn, self.bans.many, why),
             self.placed.planned,
+            self.homes.read,
         )
         self.standing = Standing(state)
         self.cluster_lock = ClusterLock(state)

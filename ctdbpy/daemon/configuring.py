@@ -18,6 +18,7 @@ from ctdbpy.config.cluster_file import ScriptOption
 from ctdbpy.config.configuration import Configuration, host_problems, load, load_cluster, private_problems
 from ctdbpy.config.facts import facts_of, facts_text
 from ctdbpy.config.files import FILE_BYTES_MAX
+from ctdbpy.config.home_nodes import load_home_nodes
 from ctdbpy.config.nodes import NodeAddress, load_nodes
 from ctdbpy.config.paths import Paths
 from ctdbpy.config.public_addresses import PublicAddress, load_public_addresses
@@ -75,6 +76,10 @@ class ConfigurationFiles:
         if problems:
             raise ConfigError("\n".join(problems))
         return core_public(addresses)
+
+    def home_nodes(self) -> tuple[tuple[str, int], ...]:
+        """Where public addresses belong as the file has it now. Raises ConfigError."""
+        return tuple(load_home_nodes(self._paths.home_nodes).items())
 
     def look(self, look: effects.LookAtConfiguration) -> ConfigurationReport:
         """How the node would run with its files or with the text that is given; keep the text if asked to."""

@@ -294,6 +294,8 @@ class Pump:
                 self._spawn(f"read public addresses {read_id}", self._answer_public_addresses(read_id))
             case effects.LookAtConfiguration(look_id):
                 self._spawn(f"look at the configuration {look_id}", self._answer_look(effect))
+            case effects.ReadHomeNodes(read_id):
+                self._spawn(f"read home nodes {read_id}", self._answer_home_nodes(read_id))
             case effects.SetLogLevel(level):
                 # Clients may ask for any number; beyond the last level there is nothing more to say.
                 self._set_log_level(min(max(level, LogLevel.ERROR), LogLevel.DEBUG))
@@ -357,6 +359,13 @@ class Pump:
             )
         except ConfigError as error:
             answer = inputs.PublicAddressesRead(read_id, (), str(error))
+        self.step(answer)
+
+    async def _answer_home_nodes(self, read_id: int) -> None:
+        try:
+            answer = inputs.HomeNodesRead(read_id, await asyncio.to_thread(self._files.home_nodes))
+        except ConfigError as error:
+            answer = inputs.HomeNodesRead(read_id, (), str(error))
         self.step(answer)
 
     async def _answer_look(self, look: effects.LookAtConfiguration) -> None:

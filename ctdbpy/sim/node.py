@@ -472,6 +472,8 @@ class SimNode:
             case effects.ReadPublicAddresses(read_id):
                 read = inputs.PublicAddressesRead(read_id, self.node.state.config.public_addresses)
                 self.later(0.0, lambda: self.step(read))
+            case effects.ReadHomeNodes(read_id):
+                self.later(0.0, lambda: self.step(inputs.HomeNodesRead(read_id, ())))
             case effects.LookAtConfiguration(look_id):
                 seen = inputs.ConfigurationSeen(look_id, ConfigurationReport(0).pack())
                 self.later(0.0, lambda: self.step(seen))

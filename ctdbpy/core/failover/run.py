@@ -8,7 +8,7 @@ Source: reference/ctdb.md 7.14; docs/allocation.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Final
@@ -58,6 +58,7 @@ class Run:
     take_up(): called before nodes are asked: this run does what was wanted so far; the nodes to rebalance.
     has_news(): whether something has been wanted since.
     planned(plan): called when it is decided what goes where.
+    homes(): where addresses belong.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Run:
         take_up: Callable[[], frozenset[int]],
         has_news: Callable[[], bool],
         planned: Callable[[Plan], None],
+        homes: Callable[[], Awaitable[Mapping[str, int]]],
     ) -> None:
         self._state = state
         self._runner = runner
@@ -77,6 +79,7 @@ class Run:
         self._take_up = take_up
         self._has_news = has_news
         self._planned = planned
+        self._homes = homes
         self._until_s = state.now_s + 3 * max(state.tunables.takeover_timeout, 1)
         self._told: list[tuple[int, Control, Promise[Reply]]] = []
         #: Why it did not work, by the node that did not do its part.
@@ -115,6 +118,7 @@ class Run:
         for rounds in count(1):
             rebalance = self._take_up()
             nodes = state.connected()
+            homes = await self._homes()
             answers = await self._ask(nodes)
             if answers is None:
                 self.is_blind = True
@@ -127,7 +131,9 @@ class Run:
             flags = {node.pnn: node.flags for node in state.nodes}
             everywhere = state.tunables.no_ip_host_on_all_disabled == 0
             survey = await self._pace.do(survey_in_slices(answers, flags, hosts_when_all_disabled=everywhere))
-            plan = await self._pace.do(allocate_in_slices(survey.addresses, self._rules(rebalance, flags)))
+            plan = await self._pace.do(
+                allocate_in_slices(survey.addresses, self._rules(rebalance, homes, flags))
+            )
             if not self._goes_on():
                 return None
             if is_last or not self._has_news():
@@ -151,7 +157,9 @@ class Run:
         for pnn, promise in replies:
             self._note(pnn, Control.IPREALLOCATED, await promise)
 
-    def _rules(self, rebalance: frozenset[int], flags: dict[int, NodeFlag]) -> Rules:
+    def _rules(
+        self, rebalance: frozenset[int], homes: Mapping[str, int], flags: dict[int, NodeFlag]
+    ) -> Rules:
         state = self._state
         return Rules(
             nodes=len(state.nodes),
@@ -159,6 +167,7 @@ class Run:
             no_takeover=bool(state.tunables.no_ip_takeover),
             no_failback=bool(state.tunables.no_ip_failback),
             rebalance=rebalance,
+            homes=homes,
             hindrances=hindrances_of(flags),
         )
 

@@ -11,7 +11,7 @@ Source: reference/ctdb.md 5.8 (TAKEOVER_RUN, REBALANCE_NODE, DISABLE_TAKEOVER_RU
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -53,6 +53,7 @@ class Takeovers:
 
     blame(pnn, why): gives ban credits to a node that spoils runs.
     planned(plan): hears the plan of each run of this node's.
+    homes(): where addresses belong, where that counts.
     """
 
     def __init__(
@@ -62,12 +63,14 @@ class Takeovers:
         routing: Routing,
         blame: Callable[[int, str], None],
         planned: Callable[[Plan], None],
+        homes: Callable[[], Awaitable[Mapping[str, int]]],
     ) -> None:
         self._state = state
         self._runner = runner
         self._routing = routing
         self._blame = blame
         self._planned = planned
+        self._homes = homes
         self._requests: deque[_Request] = deque()
         self._disabled_since_s = 0.0
         self._disabled_until_s: float | None = None
@@ -237,7 +240,9 @@ class Takeovers:
             return self.wanted or bool(self._requests)
 
         take_up()
-        run = Run(state, self._runner, self._routing, self._may_run, take_up, has_news, self._planned)
+        run = Run(
+            state, self._runner, self._routing, self._may_run, take_up, has_news, self._planned, self._homes
+        )
         try:
             if state.config.moves_addresses:
                 await run.move()

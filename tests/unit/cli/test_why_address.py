@@ -13,12 +13,14 @@ from tests.unit.cli.conftest import Run
 from tests.unit.cli.test_ctdbctl import STAMP
 from tests.unit.daemon.conftest import Cluster, Daemon, wait_until
 
-ADDRESSES = ("192.0.2.1", "192.0.2.2", "2001:db8::1")
+ADDRESSES = ("192.0.2.1", "2001:db8::1")
 
 
-def addressed(make: Cluster) -> list[Daemon]:
+def addressed(make: Cluster, **files: str) -> list[Daemon]:
     nodes = make(2)
     for node in nodes:
+        for name, text in files.items():
+            (node.base / name.replace("__", ".")).write_text(text)
         lines = "".join(f"{each}/{64 if ':' in each else 24} lo\n" for each in ADDRESSES)
         (node.base / "public_addresses").write_text(lines)
         node.spawn()
@@ -66,6 +68,18 @@ def test_every_node_says_why_an_address_is_where_it_is(run: Run, make: Cluster) 
                 r"    node 1 serves none: DISABLED\n",
                 shown,
             ), shown
+
+
+def test_an_address_may_have_a_home(run: Run, make: Cluster) -> None:
+    homes = "".join(f"{each} 1\n" for each in ADDRESSES)
+    nodes = addressed(make, ctdb__tunables="IPAllocAlgorithm=0\n", home_nodes=homes)
+    for address in ADDRESSES:
+
+        def is_at_home(address: str = address) -> bool:
+            answer = ask(run, nodes[0], address)
+            return bool(answer["pnn"] == 1 and answer["decision"]["reason"].endswith("node 1 is its home"))
+
+        wait_until(is_at_home, f"{address} is at home")
 
 
 def test_an_address_that_nobody_serves_has_a_reason_too(run: Run, make: Cluster) -> None:

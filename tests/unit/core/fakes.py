@@ -13,6 +13,7 @@ from ctdbpy.core.effects import (
     JobKind,
     Listen,
     PutAddress,
+    ReadHomeNodes,
     ReadNodes,
     ReadPublicAddresses,
     RemoveAddress,
@@ -28,6 +29,7 @@ from ctdbpy.core.inputs import (
     ClientControlArrived,
     ClientGone,
     EventEnded,
+    HomeNodesRead,
     Input,
     JobAnswered,
     MessageArrived,
@@ -403,6 +405,8 @@ class Harness:
         self.nodes_file = NodesRead(0, self.config.nodes)
         self.host = FakeHost()
         self.addresses_file = PublicAddressesRead(0, self.config.public_addresses)
+        #: None: a disk that hangs.
+        self.homes_file: HomeNodesRead | None = HomeNodesRead(0, ())
         self.hold_jobs = False
         self.held: list[StartJob] = []
         #: What scripts say of an event by name; of those not here, nothing bad.
@@ -565,6 +569,8 @@ class Harness:
                 return self.host.take(effect)
             case ReadPublicAddresses(read_id):
                 return [replace(self.addresses_file, read_id=read_id)]
+            case ReadHomeNodes(read_id):
+                return [] if self.homes_file is None else [replace(self.homes_file, read_id=read_id)]
             case ReadNodes(read_id):
                 return [NodesRead(read_id, self.nodes_file.nodes, self.nodes_file.error)]
             case _:

@@ -14,6 +14,7 @@ from ctdbpy.core.effects import Effect, Exit, Log, LogLevel, RemoveAddress, Repl
 from ctdbpy.core.failover import run, slices
 from ctdbpy.core.failover.slices import SLICE
 from ctdbpy.core.inputs import (
+    HomeNodesRead,
     Input,
     MessageArrived,
     NodeControlArrived,
@@ -126,6 +127,30 @@ def test_addresses_are_spread_over_healthy_nodes() -> None:
     cluster = Addressed()
     cluster.check_hosted()
     assert cluster.counts() == [4, 4, 4]
+
+
+def test_an_address_with_a_home_goes_there_by_the_deterministic_algorithm() -> None:
+    cluster = Addressed(tunables=Tunables(ip_alloc_algorithm=0))
+    leader = cluster.leader
+    turn = cluster.holders()[ADDRESSES[0]][0]
+    home = (turn + 1) % 3
+    for harness in cluster.nodes:
+        harness.homes_file = HomeNodesRead(0, ((ADDRESSES[0], home), ("203.0.113.1", 9)))
+    wanted = SrvidMessage(0, 0).pack()
+    cluster.message(SRVID_TAKEOVER_RUN, wanted)
+    assert cluster.holders()[ADDRESSES[0]] == [home]
+    assert cluster.nodes[turn].node.rooms.placed.why(ADDRESSES[0]).endswith(f"node {home} is its home")
+    for broken in (HomeNodesRead(0, (), "line 1 is wrong"), None):
+        # What was read last counts.
+        cluster.nodes[leader].homes_file = broken
+        cluster.message(SRVID_TAKEOVER_RUN, wanted)
+        cluster.advance(2)
+        assert cluster.holders()[ADDRESSES[0]] == [home]
+        cluster.check_hosted()
+    for harness in cluster.nodes:
+        harness.homes_file = HomeNodesRead(0, ())
+    cluster.message(SRVID_TAKEOVER_RUN, wanted)
+    assert cluster.holders()[ADDRESSES[0]] == [turn]
 
 
 def test_a_node_asks_for_a_run_once_and_not_with_each_address_that_it_takes() -> None:
