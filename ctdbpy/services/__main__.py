@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ctdbpy.errors import CtdbpyError
+from ctdbpy.errors import CtdbpyError, ServiceError
 from ctdbpy.services.event import SERVICES, Event
 
 
@@ -25,11 +25,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, event, *arguments = words
     module = importlib.import_module(SERVICES[name])
     happened = Event.from_environment(event, arguments, os.environ)
-    failure = None
+    failure: CtdbpyError | None = None
     try:
         module.run(happened)
     except CtdbpyError as error:
         failure = error
+    except OSError as error:
+        failure = ServiceError(f"cannot do what '{event}' asks of '{name}': {error}")
     for line in (*happened.answers, *happened.warnings, *([failure] if failure else [])):
         print(line)
     return 1 if failure else 0

@@ -57,13 +57,12 @@ def local(net: Path = _NET) -> set[str]:
 
 def listeners(port: int, net: Path = _NET) -> list[str]:
     """The addresses on which somebody listens at this TCP port; "0.0.0.0" and "::" are all of a family."""
-    found = []
+    found: list[str] = []
     for name in ("tcp", "tcp6"):
-        for line in _read(net / name).splitlines()[1:]:
-            words = line.split()
-            address, _, number = words[1].partition(":")
-            if words[3] == _LISTENS and int(number, 16) == port:
-                found.append(_text(address))
+        # Not line by line: a file server has many connections.
+        found += map(
+            _text, re.findall(rf": ([0-9A-F]+):{port:04X} [0-9A-F]+:0000 {_LISTENS} ", _read(net / name))
+        )
     return found
 
 

@@ -68,11 +68,11 @@ def _kept(event: Event) -> KeptConfiguration:
 def _check(event: Event, configuration: SambaConfiguration) -> None:
     limit_s = event.number("CTDB_SAMBA_CHECK_TIMEOUT", _CHECK_LIMIT_S, least=1)
     ports = _ports(event, configuration)
-    for port in ports:
-        if not addresses.listeners(port):
+    heard = {port: addresses.listeners(port) for port in ports}
+    for port, listeners in heard.items():
+        if not listeners:
             raise ServiceError(f"cannot reach smbd: nobody listens on TCP port {port}")
-    if event.flag("CTDB_SAMBA_CHECK_SESSION", default=True):
-        _check_sessions(event, next((port for port in ports if port != _NETBIOS_PORT), ports[0]), limit_s)
+    # First: where the file system hangs smbd often does, too.
     if not event.flag("CTDB_SAMBA_SKIP_SHARE_CHECK", default=False):
         directories.check(
             "the share directory",
@@ -80,6 +80,9 @@ def _check(event: Event, configuration: SambaConfiguration) -> None:
             timeout_s=limit_s,
             state=event.keep("samba"),
         )
+    if event.flag("CTDB_SAMBA_CHECK_SESSION", default=True):
+        port = next((port for port in ports if port != _NETBIOS_PORT), ports[0])
+        _check_sessions(addresses.hosted(event) or [_nearest(heard[port])], port, limit_s)
 
 
 def _ports(event: Event, configuration: SambaConfiguration) -> list[int]:
@@ -94,11 +97,10 @@ def _ports(event: Event, configuration: SambaConfiguration) -> list[int]:
     return ports
 
 
-def _check_sessions(event: Event, port: int, limit_s: int) -> None:
+def _check_sessions(targets: list[str], port: int, limit_s: int) -> None:
     # Here, so that the events that have to be quick do not import it.
     from ctdbpy.services import smb_session
 
-    targets = addresses.hosted(event) or [_nearest(addresses.listeners(port))]
     troubles = smb_session.check(targets, port, timeout_s=limit_s)
     if not troubles:
         return

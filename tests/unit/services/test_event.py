@@ -65,3 +65,18 @@ def test_warnings_are_said_before_the_reason(
     assert main(["stub", "monitor"]) == 0
     assert main(["stub", "takeip", "pub0"]) == 1
     assert capsys.readouterr().out == "monitor is slow\ntakeip is slow\ncannot go on\n"
+
+
+def test_a_machine_that_refuses_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(event: Event) -> None:
+        raise OSError(28, "No space left on device", "/var/x")
+
+    module = ModuleType("stub_service")
+    monkeypatch.setattr(module, "run", run, raising=False)
+    monkeypatch.setitem(SERVICES, "stub", "stub_service")
+    monkeypatch.setitem(sys.modules, "stub_service", module)
+    assert main(["stub", "monitor"]) == 1
+    said = "cannot do what 'monitor' asks of 'stub': [Errno 28] No space left on device: '/var/x'\n"
+    assert capsys.readouterr().out == said
