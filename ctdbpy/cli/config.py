@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`ctdbctl config`: show, check, import and apply what the cluster is configured with.
-
-What does the work is imported when a command runs: a command about something else should not wait for it.
-"""
+"""`ctdbctl config`: show, check, import and apply what the cluster is configured with."""
 
 from __future__ import annotations
 
@@ -10,42 +7,34 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from ctdbpy.cli.commands import Group
+from ctdbpy.cli.commands import asks, group
+from ctdbpy.cli.config_apply import Ways, apply_file
+from ctdbpy.cli.config_check import Finding, check_cluster, check_host, facts_running
 from ctdbpy.cli.session import Session
+from ctdbpy.config.cluster_writer import cluster_text
+from ctdbpy.config.configuration import load
+from ctdbpy.config.facts import facts_of, facts_text
+from ctdbpy.config.importing import export_file, import_nodes
 from ctdbpy.config.paths import Paths
 from ctdbpy.errors import ConfigError
-
-if TYPE_CHECKING:
-    from ctdbpy.cli.config_check import Finding
 
 _ETC = click.Path(exists=True, file_okay=False, path_type=Path)
 _FILE = click.Path(path_type=Path)
 
-
-@click.group(cls=Group)
-def config() -> None:
-    """Show, check, import and apply the configuration.
-
-    That of the whole cluster is /etc/ctdbpy/cluster.yaml. Where it is not there, upstream's files in
-    /etc/ctdb count.
-    """
+config = group(
+    "The configuration: show, check, import and apply it. That of the whole cluster is "
+    "/etc/ctdbpy/cluster.yaml; where it is not there, upstream's files in /etc/ctdb count."
+)
 
 
-@config.command()
+@config.command("show")
 @click.option("--running", is_flag=True, help="What the daemon of this node runs with, fact by fact.")
 @click.pass_obj
 def show(session: Session, running: bool) -> None:
     """Show what counts on this node, as a cluster file; in JSON, and with --running, fact by fact."""
-    from ctdbpy.cli.config_check import facts_running
-    from ctdbpy.config.cluster_writer import cluster_text
-    from ctdbpy.config.configuration import load
-    from ctdbpy.config.facts import facts_of, facts_text
-    from ctdbpy.config.importing import export_file
-
     if running:
         with session.connect() as connection:
             session.show(facts_running(connection), facts_text)
@@ -56,7 +45,7 @@ def show(session: Session, running: bool) -> None:
     session.show(facts_of(configuration), lambda _facts: cluster_text(file))
 
 
-@config.command()
+@config.command("check")
 @click.argument("file", required=False, type=_FILE)
 @click.option("--local", is_flag=True, help="Look at this host only, and ask no daemon.")
 @click.pass_obj
@@ -67,8 +56,6 @@ def check(session: Session, file: Path | None, local: bool) -> int:
     daemon of this node runs every node is asked, too: whether its files are the same, whether FILE would do
     there, whether nodes hear each other and their clocks agree. Exits with 1 if there is a mistake.
     """
-    from ctdbpy.cli.config_check import check_cluster, check_host
-
     paths = _paths()
     findings = check_host(paths, file)
     if not local:
@@ -93,9 +80,6 @@ def import_(directory: Path | None, nodes: tuple[str, ...], output: Path | None)
     DIRECTORY is where they are, /etc/ctdb if left out. What is the node's own in them (addresses,
     capabilities) is taken for all nodes, unless the files of each are given with --node.
     """
-    from ctdbpy.config.cluster_writer import cluster_text
-    from ctdbpy.config.importing import import_nodes
-
     paths = _paths()
     directories: dict[int | None, Paths] = {}
     for text in nodes:
@@ -121,9 +105,9 @@ def import_(directory: Path | None, nodes: tuple[str, ...], output: Path | None)
         raise ConfigError(f"cannot write '{output}': {error.strerror}") from error
 
 
-@config.command()
+@config.command("apply")
 @click.argument("file", required=False, type=_FILE)
-@click.option("-y", "--yes", is_flag=True, help="Do it without asking.")
+@asks
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--skip-unreachable", is_flag=True, help="Leave out nodes that no daemon can be asked on.")
 @click.option(
@@ -132,18 +116,14 @@ def import_(directory: Path | None, nodes: tuple[str, ...], output: Path | None)
     help="Reach those nodes with it, such as 'ssh root@{address}': it gets a shell command to run there.",
 )
 @click.pass_obj
-def apply(
-    session: Session, file: Path | None, yes: bool, dry_run: bool, skip_unreachable: bool, via: str | None
-) -> int:
+def apply(session: Session, file: Path | None, dry_run: bool, skip_unreachable: bool, via: str | None) -> int:
     """Bring FILE to every node as its cluster file, and have what can be used at once.
 
     FILE is this node's own cluster file if left out. Every node looks at it first; if one of them has
     anything against it, nothing is changed anywhere. Nodes, public addresses, tunables, the log level and
     options of event scripts count at once; what needs a restart is named.
     """
-    from ctdbpy.cli.config_apply import Ways, apply_file
-
-    ways = Ways(is_agreed=yes, only_say=dry_run, skip_unreachable=skip_unreachable, via=via)
+    ways = Ways(only_say=dry_run, skip_unreachable=skip_unreachable, via=via)
     return apply_file(session, _paths(), file, ways)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -42,7 +41,6 @@ _Plan = Mapping[int, list[tuple[str, str | None, str | None]]]
 class Ways:
     """How an administrator wants it done."""
 
-    is_agreed: bool
     only_say: bool
     skip_unreachable: bool
     via: str | None
@@ -68,8 +66,9 @@ def apply_file(session: Session, paths: Paths, file: Path | None, ways: Ways) ->
         said = list(_told(plan))
         show = click.echo if not session.as_json else _to_stderr
         show("".join(f"{line}\n" for line in said) or "every node runs with this already\n", nl=False)
-        if ways.only_say or not _is_agreed(ways):
-            return 0 if ways.only_say else 1
+        if ways.only_say:
+            return 0
+        session.confirm(f"'{source}' is brought to node {_numbers(reachable)}")
         failures = _store(cluster, text, reachable)
         if failures:
             raise ClientError(
@@ -155,15 +154,6 @@ def _told(plan: _Plan) -> Iterator[str]:
         where = "every node" if len(pnns) == len(plan) else f"node {_numbers(pnns)}"
         way = "after a restart" if _needs_restart(name) else "at once"
         yield f"{where}: {name}: {before or 'none'} -> {after or 'none'} ({way})"
-
-
-def _is_agreed(ways: Ways) -> bool:
-    if ways.is_agreed:
-        return True
-    if not sys.stdin.isatty():
-        _to_stderr("ctdbctl: nothing was changed: say --yes to do it without being asked")
-        return False
-    return click.confirm("Bring this to every node?", err=True)
 
 
 # -- the deeds --------------------------------------------------------------------------------------

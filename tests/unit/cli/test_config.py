@@ -75,7 +75,7 @@ def test_what_counts_is_shown_as_a_cluster_file(make: Cluster, config: Config) -
     assert "    leader timeout: 7\n" in shown.stdout
     (daemon.base / "cluster.yaml").write_text(shown.stdout)
     assert config(daemon, "show").stdout.endswith(shown.stdout.partition("nodes:\n")[2])
-    facts = json.loads(config(daemon, "show", as_json=True).stdout)
+    facts = json.loads(config(daemon, "show", "--json").stdout)
     assert facts["[cluster] leader timeout"] == "7"
     daemon.start()
     running = config(daemon, "show", "--running").stdout
@@ -204,7 +204,7 @@ def test_a_file_is_brought_to_every_node_and_used(make: Cluster, config: Config,
         "every node: tunable RecordHoldUs: 300 -> 7 (at once)",
     ]
     asked = config(first, "apply", str(wanted))
-    assert (asked.returncode, "say --yes" in asked.stderr) == (1, True)
+    assert (asked.returncode, "add --yes" in asked.stderr) == (1, True)
     assert tunable(second, "MonitorInterval") == 15
     done = config(first, "apply", "--yes", str(wanted))
     assert done.returncode == 0, done.stderr
