@@ -17,6 +17,8 @@ import pytest
 from ctdbpy.lab import Lab, wait_until
 from ctdbpy.lab.lab import HostProcess
 from ctdbpy.lab.services import Cluster
+from ctdbpy.services.iscsi import stgt
+from ctdbpy.services.iscsi.declaration import parse
 
 pytestmark = [
     pytest.mark.root,
@@ -27,6 +29,14 @@ pytestmark = [
 _ROOT: Final = str(Path(__file__).resolve().parents[2])
 ADDRESSES: Final = ["10.78.0.200", "10.78.0.201", "fd00:78::202"]
 INITIATOR: Final = "iqn.2026-11.com.example:initiator"
+DECLARATION: Final = f"""\
+- name: {{name}}
+  address: {{address}}
+  initiators: [{INITIATOR}]
+  luns:
+  - number: 1
+    file: {{file}}
+"""
 STATE: Final = "/var/lib/ctdb/scripts/lasting/iscsi"
 LIMIT_S: Final = 45.0
 DISK_BYTES: Final = 1 << 20
@@ -137,11 +147,7 @@ class Stage:
 
     def declare(self, *, shared: bool = False) -> None:
         targets = "".join(
-            f"- name: {target_of(address)}\n"
-            f"  address: {address}\n"
-            f"  initiators: [{INITIATOR}]\n"
-            "  luns:\n"
-            f"  - number: 1\n    file: /cluster/disks/{address}\n"
+            DECLARATION.format(name=target_of(address), address=address, file=f"/cluster/disks/{address}")
             for address in ADDRESSES
         )
         if shared:
@@ -350,19 +356,33 @@ def test_a_tgtd_that_hangs_loses_its_address_and_is_ended_first(stage: Stage) ->
     stage.settle()
 
 
-def test_a_keeper_that_dies_leaves_nothing_unwatched_and_comes_back(stage: Stage) -> None:
-    address = ADDRESSES[2]
-    host = stage.wait_served(address)
-    before = stage.tgtds(host)
-    keeper = stage.lab.run(
-        host, ["pgrep", "-f", "ctdbpy.services.iscsi.keeper"], timeout_s=20
-    ).stdout.split()[0]
-    stage.lab.run(host, ["kill", "-KILL", keeper], timeout_s=20)
-    wait_until("its tgtds are gone", lambda: not set(before) & set(stage.tgtds(host)), timeout_s=LIMIT_S)
-    stage.settle()
+def test_a_full_file_system_is_a_failed_write_and_never_an_acknowledged_one(stage: Stage) -> None:
+    address = stage.lab.address("n0")
+    prepare = (
+        "mkdir /tmp/small && mount -t tmpfs -o size=128k small /tmp/small && truncate -s 1M /tmp/small/disk"
+    )
+    stage.lab.run("n0", ["sh", "-c", prepare], timeout_s=20)
+    text = DECLARATION.format(name=target_of(address), address=address, file="/tmp/small/disk")
+    environ = {stgt.SOCKET_VARIABLE: "/tmp/small-tgtd"}
+    tgtd = stage.lab.spawn("n0", stgt.DAEMON, stage.lab.path("n0", "/tmp/tgtd.log"), env=environ)
+
+    def told(argv: list[str]) -> bool:
+        return stage.lab.run("n0", argv, timeout_s=20, env=environ, check=False).returncode == 0
+
+    wait_until("tgtd listens", lambda: told(stgt.ping()), timeout_s=LIMIT_S)
+    assert all(told(argv) for argv in stgt.configure(address, parse(f"targets:\n{text}", "here").targets))
+    initiator = Initiator(stage.lab, address)
+    try:
+        assert initiator.ask("login").startswith("in ")
+        assert initiator.ask("write 0 100 full") == "done"
+        assert initiator.ask("write 1000 500 full").startswith("failed status 2 key 3"), "a medium error"
+        assert initiator.ask("read 0 100 full") == "done"
+    finally:
+        initiator.close()
+        tgtd.kill()
 
 
-def test_a_file_that_is_gone_makes_the_node_unhealthy_and_reservations_are_lost_as_declared(
+def test_reservations_are_lost_in_a_move_as_declared_and_initiators_are_told(
     stage: Stage,
 ) -> None:
     stage.declare(shared=True)
@@ -380,16 +400,4 @@ def test_a_file_that_is_gone_makes_the_node_unhealthy_and_reservations_are_lost_
     assert initiator.ask("keys") == "keys 0"
     assert "attention 0x2900" in initiator.heard, "the initiator was told"
     stage.cluster.tool(host, "enable")
-    stage.settle()
-
-
-def test_a_backing_file_that_is_gone_is_said(stage: Stage) -> None:
-    file = stage.disk(ADDRESSES[0])
-    aside = file.with_name("aside")
-    file.rename(aside)
-    said = f"cannot serve LUN '/cluster/disks/{ADDRESSES[0]}': there is no such file here"
-    try:
-        wait_until("it is said", lambda: said in stage.cluster.log("n0").read_text(), timeout_s=LIMIT_S)
-    finally:
-        aside.rename(file)
     stage.settle()

@@ -22,7 +22,7 @@ from ctdbpy.services.iscsi.declaration import Target
 START_LIMIT_S: Final = 10.0
 ADM_LIMIT_S: Final = 5.0
 PING_PAUSE_S: Final = 0.01
-#: After each failure in a row the next try comes later.
+#: After the first failure another try is made at once, after each further one in a row later.
 RETRY_S: Final = 0.2
 RETRY_S_MAX: Final = 10.0
 #: A tgtd that has served so long does not count as a failure in a row with earlier ones.
@@ -119,7 +119,7 @@ class Post:
                 else:
                     self._failures += 1
                     self._enter(Phase.FAILED, str(error))
-                    await self._pause(min(RETRY_S * 2 ** min(self._failures - 1, 10), RETRY_S_MAX))
+                    await self._pause(_retry_s(self._failures))
             if self._is_dropped:
                 self._enter(Phase.IDLE)
 
@@ -249,6 +249,10 @@ class Post:
     async def _change(self) -> None:
         self._changed.clear()
         await self._changed.wait()
+
+
+def _retry_s(failures: int) -> float:
+    return 0.0 if failures == 1 else min(RETRY_S * 2 ** min(failures - 2, 10), RETRY_S_MAX)
 
 
 def _last_words(child: Child) -> str:
