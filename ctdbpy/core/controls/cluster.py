@@ -15,8 +15,8 @@ from ctdbpy.wire.constants import Capability, RecoveryMode, RunState
 from ctdbpy.wire.controls import Control, encode_reply
 from ctdbpy.wire.structures import Uptime, VnnMap
 
-#: Longer than scripts that do their work take, and much shorter than clients like to wait.
-RECOVERY_WAIT_S = 0.3
+#: What scripts that have nothing to do then take on an idle machine; clients wait as long.
+RECOVERY_WAIT_S = 0.1
 
 
 def _pnn(rooms: Rooms, _request: Request, _value: None) -> Reply:
