@@ -19,7 +19,7 @@ from enum import Enum
 from itertools import count
 from typing import Final
 
-from ctdbpy.client.connection import Connection
+from ctdbpy.client.connection import Connection, TimeUp
 from ctdbpy.errors import ClientError
 from ctdbpy.wire.constants import BROADCAST_CONNECTED, ControlFlag, NodeFlag
 from ctdbpy.wire.controls import Control, decode_reply
@@ -263,10 +263,17 @@ class Drain:
             request = SrvidMessage(connection.pnn, srvid).pack()
             connection.message(BROADCAST_CONNECTED, SRVID_TAKEOVER_RUN, request)
             while (left_s := until_s - time.monotonic()) > 0:
-                message = connection.next_message(left_s)
+                try:
+                    message = connection.next_message(left_s)
+                except TimeUp:
+                    break
                 if message.srvid == srvid:
                     # Whether it has worked is seen by its result.
                     return
+            raise ClientError(
+                f"cannot wait longer for a takeover run: none has ended within {STEP_LIMIT_S:g} s; node "
+                f"{self._pnn} stays as it is now. The leader's log says why"
+            )
         finally:
             connection.ask(Control.DEREGISTER_SRVID, srvid=srvid)
 

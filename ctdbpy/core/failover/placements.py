@@ -57,8 +57,8 @@ class Placed:
         """An address goes to a node, or nowhere, for this reason."""
         state = self._state
         reason = Reason(state.wall_us, pnn, state.pnn, 0, KIND, reason_text(why))
-        if self._keep(address, reason):
-            self._news[address] = reason
+        self._keep(address, reason)
+        self._news[address] = reason
 
     def settle(self) -> None:
         """Tell what is new to all, and all to who is new."""
@@ -99,11 +99,12 @@ class Placed:
             if placements.is_news or known is None or known.wall_us < reason.wall_us:
                 self._keep(address, reason)
 
-    def _keep(self, address: str, reason: Reason) -> bool:
-        if address not in self._known and len(self._known) >= ADDRESSES_MAX:
-            return False
+    def _keep(self, address: str, reason: Reason) -> None:
+        """The newest last; of too many the oldest is forgotten."""
+        self._known.pop(address, None)
+        if len(self._known) >= ADDRESSES_MAX:
+            del self._known[next(iter(self._known))]
         self._known[address] = reason
-        return True
 
     # -- asked why --------------------------------------------------------------------------------------
 

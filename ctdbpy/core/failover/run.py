@@ -144,6 +144,9 @@ class Run:
         """Transfers go side by side; of many some begin while the loop has others to serve."""
         batches = []
         for batch in _batches(transfers, says):
+            if not self._goes_on():
+                # What is released now nobody would take.
+                break
             coros = [self._transfer(transfer, unaware) for transfer, unaware in batch]
             batches.append(self._runner.spawn("transfers", self._runner.gather("transfer", coros)))
             await self._pace.spend(sum(_work(transfer, unaware) for transfer, unaware in batch))
