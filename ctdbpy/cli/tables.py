@@ -95,7 +95,7 @@ def span(seconds: float) -> str:
                 return f"{count} {unit}"
             smaller, size = units[number + 1]
             return f"{count} {unit} {rest // size} {smaller}"
-    return f"{seconds:.1f} s"
+    return f"{max(0.0, seconds):.1f} s"
 
 
 def _is_rows(value: object) -> bool:

@@ -9,10 +9,12 @@ from typing import Any, Final
 
 import click
 
-from ctdbpy.cli.tables import plain, span, table_text
+from ctdbpy.cli.tables import Paint, plain, span, table_text
 
 _BAD: Final = "red"
 _GOOD: Final = "green"
+#: Columns of the table of nodes, the one that is missed least first.
+_LESS: Final = ("locks", "pending", "packets/s", "since", "recoveries", "clients", "address")
 _RESULTS: Final = {0: "OK", -errno.ENOEXEC: "disabled", -errno.ETIMEDOUT: "hung"}
 
 
@@ -21,7 +23,7 @@ def page(before: dict[str, Any] | None, now: dict[str, Any], width: int, *, colo
     paint = _paint if colour else plain
     parts = [
         _head(now, width),
-        table_text([_node(before, now, row) for row in now["nodes"]], width, paint),
+        _nodes_text([_node(before, now, row) for row in now["nodes"]], width, paint),
         table_text(now["hot_records"], width) or "no records are hot\n",
         table_text([_script(row) for row in now["scripts"]], width, paint),
         "".join(f"{_event(event)[:width]}\n" for event in now["events"]),
@@ -35,6 +37,17 @@ def _head(now: dict[str, Any], width: int) -> str:
     well = sum(row["state"] == "OK" for row in now["nodes"])
     mode = now["recovery_mode"].lower()
     return f"{clock}  {leader}, {mode}, {well} of {len(now['nodes'])} nodes are well"[:width] + "\n"
+
+
+def _nodes_text(rows: list[dict[str, Any]], width: int, paint: Paint) -> str:
+    """The table of nodes, without what matters least where a line is short."""
+    dropped: set[str] = set()
+    for column in ("", *_LESS):
+        dropped.add(column)
+        kept = [{name: value for name, value in row.items() if name not in dropped} for row in rows]
+        if all(len(line) <= width for line in table_text(kept).splitlines()):
+            break
+    return table_text(kept, width, paint)
 
 
 def _node(before: dict[str, Any] | None, now: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:

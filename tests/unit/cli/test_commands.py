@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every command explains itself and takes --json, and starting does not import what is not used."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from ctdbpy.cli.ctdbctl import ctdbctl
+from tests.unit.cli.conftest import Run
+from tests.unit.daemon.conftest import LIMIT_S, Daemon
+
+
+def commands(
+    group: click.Group = ctdbctl, words: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, (*words, name))
+        else:
+            yield (*words, name), command
+
+
+def test_every_command_says_what_it_does() -> None:
+    found = dict(commands())
+    assert len(found) > 90
+    assert [words for words, command in found.items() if not (command.help or "").strip()] == []
+
+
+def test_every_command_that_answers_takes_json() -> None:
+    # These hand over to another program, or print what a shell evaluates.
+    others = {("completion",), ("ip", "gateway")}
+    without = {
+        words
+        for words, command in commands()
+        if not any("--json" in option.opts for option in command.params)
+    }
+    assert without <= others
+
+
+@pytest.mark.parametrize("words", [["--help"], ["node", "--help"], ["node", "list"]])
+def test_starting_is_light(words: list[str], tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom ctdbpy.cli.ctdbctl import main\nmain(sys.argv[1:])\n"
+        "print(sorted({'asyncio', 'rich', 'ctdbpy.store.tdb', 'ctdbpy.core.node'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        env={**os.environ, "CTDB_SOCKET": str(tmp_path / "nothing")},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_json_may_stand_before_or_behind(run: Run, daemon: Daemon) -> None:
+    first = json.loads(run("--json", "node", "pnn", socket=daemon.socket).stdout)
+    assert first == json.loads(run("node", "pnn", "--json", socket=daemon.socket).stdout) == {"pnn": 0}
+
+
+def test_what_takes_service_away_wants_a_yes(run: Run, daemon: Daemon) -> None:
+    daemon.wait_log("own flags UNHEALTHY -> OK")
+    refused = run("node", "stop", socket=daemon.socket)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == (
+        "ctdbctl: cannot go on without a yes: this node will leave the cluster: "
+        "its clients lose their connections; add --yes\n"
+    )
+    assert run("node", "status", socket=daemon.socket).returncode == 0
+    done = run("node", "stop", "--yes", "--no-wait", "--json", socket=daemon.socket)
+    assert json.loads(done.stdout) == {"done": "node 0 is stopped", "node": 0}
+    assert run("node", "status", socket=daemon.socket).returncode == 32
+    back = run("node", "continue", "--wait", socket=daemon.socket)
+    assert (back.returncode, back.stdout) == (0, "node 0 is not stopped\n")
+    assert "waiting until node 0 is no longer stopped\n" in back.stderr
+
+
+def test_an_unknown_node_or_word_is_named(run: Run, daemon: Daemon) -> None:
+    for words, said in {
+        ("node", "ping", "7"): "cannot find node 7: there is none; there are 0",
+        ("db", "status", "nothing.tdb"): "cannot find database 'nothing.tdb': no such database is attached",
+        ("tunable", "get", "Timeout"): "cannot find tunable 'Timeout': there is none; there are",
+        ("ip", "move", "nowhere", "0"): "cannot use 'nowhere': it is not an address",
+        ("log", "level", "LOUD"): "cannot set log level 'LOUD': there are ERROR",
+    }.items():
+        done = run(*words, socket=daemon.socket)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert said in done.stderr
+
+
+def test_records_are_stored_and_shown(run: Run, daemon: Daemon) -> None:
+    def ask(*words: str) -> str:
+        done = run(*words, socket=daemon.socket)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    for name, kind in (("locking.tdb", "volatile"), ("secrets.tdb", "persistent")):
+        ask("db", "attach", name, kind)
+        ask("db", "put", name, "key", "0x00ff")
+        assert json.loads(ask("db", "get", name, "key", "--json"))["value_hex"] == "00ff"
+        assert "key\n" in ask("db", "keys", name)
+        ask("db", "delete", name, "key", "--yes")
+        gone = run("db", "get", name, "key", socket=daemon.socket)
+        assert gone.stderr == f"ctdbctl: cannot find key 'key' in '{name}': there is no such record\n"
+
+
+def test_commands_run_on_nodes_and_end_with_the_last_failure(run: Run, make: object, tmp_path: Path) -> None:
+    carrier = tmp_path / "carrier"
+    carrier.write_text('#!/bin/sh\n[ "$1" = -n ] || exit 99\nAT=$2 exec sh -c "$3"\n')
+    carrier.chmod(0o755)
+    (tmp_path / "nodes").write_text("127.0.0.1\n#127.0.0.2\n127.0.0.3\n")
+    where = {"ONNODE_SSH": str(carrier), "CTDB_TEST_MODE": "1", "CTDB_BASE": str(tmp_path)}
+    done = run("node", "exec", "all", 'echo "at $AT"', **where)
+    assert (done.returncode, done.stdout) == (0, "at 127.0.0.1\nat 127.0.0.3\n")
+    assert done.stderr == "\n>> NODE: 127.0.0.1 <<\n\n>> NODE: 127.0.0.3 <<\n"
+    done = run("node", "exec", "-p", "0,2", 'echo "at $AT"; [ $AT = 127.0.0.3 ] || exit 7', **where)
+    assert done.returncode == 7
+    assert done.stdout == "[127.0.0.1] at 127.0.0.1\n[127.0.0.3] at 127.0.0.3\n"
+    done = run("node", "exec", "--json", "2", "sh", "-c", "exit 3", **where)
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["nodes"][0]["exit_code"] == 3
+    done = run("node", "exec", "0-2", "true", **where)
+    assert done.stderr == "ctdbctl: cannot run it on node 1: there is none; there are 0, 2\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete(run: Run, shell: str) -> None:
+    assert "_CTDBCTL_COMPLETE" in run("completion", shell).stdout
+    if shell == "bash":
+        done = run("x", _CTDBCTL_COMPLETE="bash_complete", COMP_WORDS="ctdbctl node dr", COMP_CWORD="2")
+        assert done.stdout == "plain,drain\n"
+
+
+def test_who_reads_no_further_ends_it_quietly(daemon: Daemon) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m ctdbpy.cli tunable list | head -1",
+        shell=True,
+        env={**os.environ, "CTDB_SOCKET": str(daemon.socket)},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=True,
+    )
+    assert done.stdout.startswith("TUNABLE") and done.stderr == ""
