@@ -7,6 +7,7 @@ import re
 
 from ctdbpy.config.nodes import load_nodes
 from ctdbpy.config.public_addresses import load_public_addresses
+from ctdbpy.config.script_options import parse_script_options
 from ctdbpy.config.settings import load_ctdb_conf
 from ctdbpy.config.table import SETTINGS
 from ctdbpy.config.tunables_file import load_tunables
@@ -57,3 +58,14 @@ def test_the_example_tunables_are_the_defaults_also_when_uncommented() -> None:
     for name, value in shown.items():
         assert Tunables().get(name) == int(value), name
     assert load_tunables(ETC / "ctdb.tunables", ETC / "tunables.d") == (Tunables(), ())
+
+
+def test_the_example_script_options_are_ones_that_a_script_reads() -> None:
+    text = (ETC / "script.options").read_text()
+    assert parse_script_options(text, "script.options", "/etc/ctdb") == ()
+    uncommented = re.sub(r"^# (CTDB_\w+=\S.*?)(\t\t# e\.g\.)?$", r"\1", text, flags=re.MULTILINE)
+    options = [name for _, name, _ in parse_script_options(uncommented, "script.options", "/etc/ctdb")]
+    assert len(options) > 40
+    scripts = [*(ROOT / "eventscripts").glob("*.script"), *(ROOT / "ctdbpy" / "services").rglob("*.py")]
+    read = "".join(path.read_text() for path in scripts)
+    assert [name for name in options if not re.search(rf"\b{name}\b", read)] == []
