@@ -167,7 +167,12 @@ def test_a_daemon_that_does_not_answer_is_asked_again(stand: Stand) -> None:
     assert stand.shell("ctdb_get_pnn").said == "5\n"
 
 
-_ADDRESS = 'case $* in *"show to 192.0.2.1") echo "2: vlan7@eth0    inet 192.0.2.1/24 scope global" ;; esac'
+_ADDRESS = """
+case $* in
+    *"show to 192.0.2.1/32")
+        printf '2: vlan7@eth0: <UP>\\n    link/ether 02\\n    inet 192.0.2.1/24 scope global vlan7\\n' ;;
+esac
+"""
 
 
 def test_an_address_is_found_put_and_removed(stand: Stand) -> None:
@@ -186,7 +191,7 @@ def test_an_address_is_found_put_and_removed(stand: Stand) -> None:
     assert stand.calls()[-3:] == [
         "set_proc sys/net/ipv4/conf/vlan7/promote_secondaries 1",
         "ip addr del 192.0.2.1/24 dev vlan7",
-        "ip -o addr show to 192.0.2.2",
+        "ip addr show to 192.0.2.2/32",
     ]
 
 

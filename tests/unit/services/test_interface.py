@@ -11,8 +11,8 @@ from tests.unit.services.stand import Ended, Stand
 
 _IP = """
 case $* in
-    "-o link show dev "*) [ "$5" = {down} ] && echo "2: $5: <NO-CARRIER,UP>" || echo "2: $5: <UP,LOWER_UP>" ;;
-    "-o addr show to 10.0.0.1") echo "2: eth0    inet 10.0.0.1/24 scope global" ;;
+    "link show "*) [ "$3" = {down} ] && echo "2: $3: <NO-CARRIER,UP>" || echo "2: $3: <UP,LOWER_UP>" ;;
+    "addr show to 10.0.0.1/32") printf "2: eth0: <UP>\\n    inet 10.0.0.1/24 scope global eth0\\n" ;;
     "addr {fails} "*) exit 2 ;;
 esac
 """
