@@ -119,7 +119,7 @@ def _copy_through_a_power_cut(
     def watch(part: float) -> bool:
         left = sum("message" in line for writer in writers for line in writer.lines)
         screen.progress(
-            _files(copier) / files, f"{_files(copier):,} of {files:,} files, {left} messages left"
+            _files(copier) / files, f"{_files(copier):,} of {files:,} files, {left:,} messages left"
         )
         return copier.is_done or _files(copier) >= part * files
 
@@ -160,12 +160,12 @@ def _copy_through_a_power_cut(
     for line in wrong[:10]:
         screen.say(line)
     screen.say(
-        f"{len(messages)} messages in {len(names)} mailboxes; "
-        f"a number was the other writer's already {collisions} times"
+        f"{len(messages):,} messages in {len(names)} mailboxes; "
+        f"a number was the other writer's already {collisions:,} times"
     )
     result.add(
         "messages of two writers, in the same mailboxes",
-        f"{len(messages)}, {len(wrong)} lost or wrong",
+        f"{len(messages):,}, {len(wrong)} lost or wrong",
         not wrong,
     )
     return victim, taker
