@@ -19,7 +19,7 @@ from ctdbpy.client import addresses
 from ctdbpy.client.nodes import Cluster, connected
 from ctdbpy.config.cluster_file import ClusterFile
 from ctdbpy.config.cluster_reader import read_cluster
-from ctdbpy.config.facts import ADDRESS, FILES, NODE, SERVICE, TUNABLE, changes, parse_facts
+from ctdbpy.config.facts import ADDRESS, FILES, HOME, NODE, SERVICE, TUNABLE, changes, parse_facts
 from ctdbpy.config.loglevels import LOG_LEVELS
 from ctdbpy.config.paths import Paths
 from ctdbpy.errors import ClientError
@@ -180,7 +180,9 @@ def _use(cluster: Cluster, plan: _Plan) -> list[str]:
                 failures.append(f"node {pnn}: {wrong}")
     if any(name.startswith(NODE) for changed in plan.values() for name, _b, _a in changed):
         failures += _reload_nodes(cluster, plan)
-    moved = [pnn for pnn, changed in plan.items() if any(each[0].startswith(ADDRESS) for each in changed)]
+    moved = [
+        pnn for pnn, changed in plan.items() if any(each[0].startswith((ADDRESS, HOME)) for each in changed)
+    ]
     if moved:
         try:
             addresses.reload(cluster, moved)
@@ -241,7 +243,7 @@ def _bring(via: str, pnn: int, wanted: ClusterFile, text: str, paths: Paths) -> 
 def _needs_restart(name: str) -> bool:
     if name in _AT_START:
         return True
-    return name not in (_LOG_LEVEL, FILES) and not name.startswith((NODE, ADDRESS, TUNABLE, SERVICE))
+    return name not in (_LOG_LEVEL, FILES) and not name.startswith((NODE, ADDRESS, HOME, TUNABLE, SERVICE))
 
 
 def _need_restart(changed: list[tuple[str, str | None, str | None]]) -> list[str]:

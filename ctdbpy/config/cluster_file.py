@@ -45,12 +45,16 @@ class ClusterNode:
 
 @dataclass(frozen=True, slots=True)
 class ClusterAddress:
-    """A public address; `nodes` are the numbers of those that may host it, None all."""
+    """A public address; `nodes` are the numbers of those that may host it, None all.
+
+    home: where it belongs, for the deterministic allocation.
+    """
 
     address: str
     prefix: int
     interfaces: tuple[str, ...]
     nodes: frozenset[int] | None = None
+    home: int | None = None
     line: int = field(default=0, compare=False)
 
     def is_for(self, number: int) -> bool:

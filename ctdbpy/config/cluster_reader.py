@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
@@ -45,7 +46,7 @@ DAEMONS_OWN: Final = frozenset(
 
 _TOP: Final = ("nodes", "cluster lock", "quorum", "addresses", "settings", "tunables", "services")
 _OF_NODE: Final = ("number", "name", "address", "deleted", "settings", "tunables")
-_OF_ADDRESS: Final = ("address", "interfaces", "nodes")
+_OF_ADDRESS: Final = ("address", "interfaces", "nodes", "home")
 _SECTIONS: Final = tuple(dict.fromkeys(row.section for row in SETTINGS))
 _OPTIONS: Final = {
     section: tuple(row.option for row in SETTINGS if row.section == section) for section in _SECTIONS
@@ -160,6 +161,8 @@ class _Reader:
         address = parse_address(text)
         if address is None:
             self._say(tree.line, f"'{text}' is not valid: {why_not_an_address(text)}")
+        elif (kind := ip_address(address)).is_unspecified or kind.is_multicast:
+            self._say(tree.line, f"'{text}' is not valid: no host has this address; write the node's own")
         return address
 
     # -- addresses ---------------------------------------------------------------------------------
@@ -208,18 +211,23 @@ class _Reader:
         if "interfaces" in fields and (problem or not interfaces):
             self._say(fields["interfaces"].line, problem or "it names no interface; write [NAME]")
             return None
-        wanted = self._named_nodes(fields.get("nodes"), nodes)
+        wanted = self._named_nodes(fields.get("nodes"), "nodes", nodes)
+        homes = self._named_nodes(fields.get("home"), "home", nodes)
+        if homes is not None and (len(homes) > 1 or (wanted is not None and not homes <= wanted)):
+            self._say(fields["home"].line, "an address has one home, a node that may host it")
         if parsed is None or isinstance(parsed, str) or not interfaces:
             return None
-        return ClusterAddress(*parsed, interfaces, wanted, tree.line)
+        return ClusterAddress(*parsed, interfaces, wanted, next(iter(homes or ()), None), tree.line)
 
-    def _named_nodes(self, tree: Tree | None, nodes: tuple[ClusterNode, ...]) -> frozenset[int] | None:
+    def _named_nodes(
+        self, tree: Tree | None, field: str, nodes: tuple[ClusterNode, ...]
+    ) -> frozenset[int] | None:
         if tree is None:
             return None
         known = {str(node.number): node.number for node in nodes if not node.deleted}
         known |= {node.name: node.number for node in nodes if node.name and not node.deleted}
         wanted = set()
-        for text in self._texts(tree, "nodes"):
+        for text in self._texts(tree, field):
             if text in known:
                 wanted.add(known[text])
             else:

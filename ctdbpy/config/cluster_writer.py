@@ -65,6 +65,8 @@ def _address(address: ClusterAddress) -> Iterator[str]:
     yield f"    interfaces: [{', '.join(map(_quoted, address.interfaces))}]"
     if address.nodes is not None:
         yield f"    nodes: [{', '.join(map(str, sorted(address.nodes)))}]"
+    if address.home is not None:
+        yield f"    home: {address.home}"
 
 
 def _settings(settings: Iterable[Given], indent: str) -> Iterator[str]:

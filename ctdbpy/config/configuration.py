@@ -12,6 +12,7 @@ from ctdbpy.config.cluster_file import ClusterFile, ClusterNode, ScriptOption
 from ctdbpy.config.cluster_reader import read_cluster
 from ctdbpy.config.cluster_settings import own_node, public_addresses_for, settings_for, tunables_for
 from ctdbpy.config.files import read_text
+from ctdbpy.config.home_nodes import load_home_nodes
 from ctdbpy.config.nodes import NodeAddress, address_not_listed, load_nodes, node_port
 from ctdbpy.config.paths import Paths
 from ctdbpy.config.public_addresses import PublicAddress, load_public_addresses
@@ -41,6 +42,7 @@ class Configuration:
     quorum: Quorum
     warnings: tuple[str, ...]
     script_options: tuple[ScriptOption, ...] | None = None
+    home_nodes: tuple[tuple[str, int], ...] = ()
     cluster: ClusterFile | None = field(default=None, compare=False)
 
     @property
@@ -90,6 +92,7 @@ def configure(file: ClusterFile, node: ClusterNode, paths: Paths) -> Configurati
         quorum=quorum,
         warnings=(*_unread(paths), *_unprotected(nodes, quorum)),
         script_options=file.services,
+        home_nodes=tuple((each.address, each.home) for each in file.addresses if each.home is not None),
         cluster=file,
     )
 
@@ -118,6 +121,12 @@ def load_files(paths: Paths) -> Configuration:
         raise ConfigError("\n".join(problems))
     tunables, tunable_errors = load_tunables(paths.tunables, paths.tunables_directory)
     quorum = settings.quorum_for(sum(not node.deleted for node in nodes))
+    homes: dict[str, int] = {}
+    home_errors: tuple[str, ...] = ()
+    try:
+        homes = load_home_nodes(paths.home_nodes)
+    except ConfigError as error:
+        home_errors = tuple(f"{line}; the whole file is ignored" for line in str(error).split("\n"))
     return Configuration(
         settings=settings,
         nodes=nodes,
@@ -126,7 +135,8 @@ def load_files(paths: Paths) -> Configuration:
         paths=paths,
         port=node_port(settings.port),
         quorum=quorum,
-        warnings=(*warnings, *tunable_errors, *_unprotected(nodes, quorum)),
+        warnings=(*warnings, *tunable_errors, *home_errors, *_unprotected(nodes, quorum)),
+        home_nodes=tuple(homes.items()),
     )
 
 
@@ -158,7 +168,7 @@ def private_problems(
 
 def _unread(paths: Paths) -> Iterator[str]:
     """Upstream's files beside the cluster file, which alone counts."""
-    files = (paths.conf, Path(paths.nodes), paths.public_addresses, paths.tunables)
+    files = (paths.conf, Path(paths.nodes), paths.public_addresses, paths.home_nodes, paths.tunables)
     found = [str(path) for path in files if path.exists()]
     if found:
         yield f"'{paths.cluster}' counts; not read: {', '.join(found)}"

@@ -18,6 +18,7 @@ from ctdbpy.wire.tunables import OWN_TUNABLES, TUNABLES
 #: What the facts of one kind begin with.
 NODE: Final = "node "
 ADDRESS: Final = "address "
+HOME: Final = "home "
 TUNABLE: Final = "tunable "
 SERVICE: Final = "service "
 FILES: Final = "kind of files"
@@ -48,6 +49,8 @@ def facts_of(configuration: Configuration) -> dict[str, str]:
         facts[f"{NODE}{node.pnn}"] = "deleted" if node.deleted else node.address
     for each in configuration.public_addresses:
         facts[f"{ADDRESS}{each.address}"] = f"/{each.prefix} on {','.join(each.interfaces)}"
+    for address, pnn in configuration.home_nodes:
+        facts[f"{HOME}{address}"] = str(pnn)
     for spec in (*TUNABLES, *OWN_TUNABLES):
         if not spec.obsolete:
             facts[f"{TUNABLE}{spec.name}"] = str(configuration.tunables.get(spec.name))
@@ -77,7 +80,7 @@ def setting_text(settings: Settings, field: str) -> str:
 
 def is_shared(name: str) -> bool:
     """Whether nodes that differ in this fact do harm to each other; others may differ for good reasons."""
-    return name in _SHARED or name == FILES or name.startswith((NODE, TUNABLE))
+    return name in _SHARED or name == FILES or name.startswith((NODE, HOME, TUNABLE))
 
 
 def facts_text(facts: Facts) -> str:

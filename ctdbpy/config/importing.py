@@ -156,9 +156,11 @@ def _addresses(read: Mapping[int | None, Configuration], live: set[int]) -> Iter
         for one in each.public_addresses:
             numbers = hosts.setdefault((one.address, one.prefix, one.interfaces), set())
             numbers |= live if number is None else {number}
+    homes = {address: pnn for each in read.values() for address, pnn in each.home_nodes}
     for (address, prefix, interfaces), numbers in hosts.items():
         nodes = None if numbers == live else frozenset(numbers)
-        yield ClusterAddress(address, prefix, interfaces, nodes)
+        home = homes.get(address)
+        yield ClusterAddress(address, prefix, interfaces, nodes, home if home in numbers else None)
 
 
 def _services(paths: Paths) -> Iterator[tuple[tuple[str, str], str]]:

@@ -117,6 +117,11 @@ class Paths:
         return self.cluster.with_name("node")
 
     @property
+    def cluster_options(self) -> Path:
+        """Variables for event scripts from the cluster file, for programs that the daemon does not start."""
+        return self.run / "script.options"
+
+    @property
     def script_options(self) -> Path:
         """Variables for event scripts, which read the file themselves."""
         return self.etc / "script.options"

@@ -8,9 +8,11 @@ have to work out (other variables, commands, conditions) is refused with its lin
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterable, Iterator
 from typing import Final
 
+from ctdbpy.config.cluster_file import EVERY_SCRIPT, ScriptOption
 from ctdbpy.config.values import Invalid
 from ctdbpy.errors import ConfigError
 
@@ -37,6 +39,18 @@ def parse_script_options(text: str, source: str, base: str) -> tuple[tuple[int, 
     if problems:
         raise ConfigError("cannot take over the script options: " + "\n".join(problems))
     return tuple(found)
+
+
+def script_options_text(options: Iterable[ScriptOption]) -> str:
+    """A shell text that sets the options, those of one script where $_script is its name."""
+    lines = ["# Made by ctdbpyd from the cluster file: change that one."]
+    for option in options:
+        assignment = f"{option.name}={shlex.quote(option.value)}"
+        if option.script == EVERY_SCRIPT:
+            lines.append(assignment)
+        else:
+            lines.append(f'[ "${{_script:-}}" != {shlex.quote(option.script)} ] || {assignment}')
+    return "\n".join(lines) + "\n"
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:

@@ -22,6 +22,7 @@ from ctdbpy.config.home_nodes import load_home_nodes
 from ctdbpy.config.nodes import NodeAddress, load_nodes
 from ctdbpy.config.paths import Paths
 from ctdbpy.config.public_addresses import PublicAddress, load_public_addresses
+from ctdbpy.config.script_options import script_options_text
 from ctdbpy.core import effects, inputs
 from ctdbpy.errors import ConfigError
 from ctdbpy.wire.own import (
@@ -58,19 +59,19 @@ class ConfigurationFiles:
         self._pnn = pnn
         self._on_script_options = on_script_options
         self._nodes = running.nodes
+        self._known: tuple[tuple[int, ...], Configuration] | None = None
 
     def nodes(self) -> tuple[inputs.NodeAddress, ...]:
         """The nodes as the files have them now. Raises ConfigError."""
-        if self._paths.cluster.exists():
-            self._nodes = load(self._paths, number=self._pnn).nodes
-        else:
-            self._nodes = load_nodes(self._running.paths.nodes)
+        found = self._cluster()
+        self._nodes = load_nodes(self._running.paths.nodes) if found is None else found.nodes
         return core_nodes(self._nodes)
 
     def public_addresses(self) -> tuple[inputs.PublicAddress, ...]:
         """This node's public addresses as the files have them now. Raises ConfigError."""
-        if self._paths.cluster.exists():
-            return core_public(load(self._paths, number=self._pnn).public_addresses)
+        found = self._cluster()
+        if found is not None:
+            return core_public(found.public_addresses)
         addresses = load_public_addresses(self._paths.public_addresses)
         problems = private_problems(self._nodes, addresses, self._paths.public_addresses)
         if problems:
@@ -78,8 +79,25 @@ class ConfigurationFiles:
         return core_public(addresses)
 
     def home_nodes(self) -> tuple[tuple[str, int], ...]:
-        """Where public addresses belong as the file has it now. Raises ConfigError."""
-        return tuple(load_home_nodes(self._paths.home_nodes).items())
+        """Where public addresses belong as the files have it now. Raises ConfigError."""
+        found = self._cluster()
+        return tuple(load_home_nodes(self._paths.home_nodes).items()) if found is None else found.home_nodes
+
+    def _cluster(self) -> Configuration | None:
+        """What the cluster file says now, None where there is none; read again only if it is another one.
+
+        It is asked for with every takeover run, and YAML takes its time.
+        """
+        try:
+            status = self._paths.cluster.stat()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ConfigError(f"cannot read '{self._paths.cluster}': {error.strerror}") from error
+        version = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+        if self._known is None or self._known[0] != version:
+            self._known = (version, load(self._paths, number=self._pnn))
+        return self._known[1]
 
     def look(self, look: effects.LookAtConfiguration) -> ConfigurationReport:
         """How the node would run with its files or with the text that is given; keep the text if asked to."""
@@ -91,6 +109,7 @@ class ConfigurationFiles:
             ),
             tunables=look.tunables,
             settings=replace(self._running.settings, log_level=look.log_level),
+            home_nodes=self._homes_used(),
         )
         report = ConfigurationReport(
             wall_us=0,
@@ -113,6 +132,13 @@ class ConfigurationFiles:
             # The last thing, for whoever compares clocks: a program that lists the nodes takes its time.
             wall_us=_wall_us(),
         )
+
+    def _homes_used(self) -> tuple[tuple[str, int], ...]:
+        """Homes count from the file as it is, with the next takeover run."""
+        try:
+            return self.home_nodes()
+        except ConfigError:
+            return ()
 
     def _found(self, look: effects.LookAtConfiguration) -> Configuration:
         if look.action is ConfigurationAction.READ:
@@ -159,8 +185,8 @@ class ConfigurationFiles:
             path.parent.mkdir(parents=True, exist_ok=True)
             mode = path.stat().st_mode & 0o7777 if path.exists() else _MODE
             if path.exists():
-                _replace(path.with_name(path.name + OLD_SUFFIX), path.read_bytes(), mode)
-            _replace(path, text.encode(), mode)
+                replace_file(path.with_name(path.name + OLD_SUFFIX), path.read_bytes(), mode)
+            replace_file(path, text.encode(), mode)
         except OSError as error:
             raise ConfigError(f"cannot write '{path}': {error.strerror}") from error
 
@@ -168,6 +194,7 @@ class ConfigurationFiles:
         """What counts from now on without another word."""
         self._running = replace(self._running, script_options=found.script_options, cluster=found.cluster)
         self._on_script_options(script_options(found.script_options or ()))
+        offer_script_options(self._paths, found)
 
 
 def script_options(options: Iterable[ScriptOption]) -> dict[str, dict[str, str]]:
@@ -176,6 +203,15 @@ def script_options(options: Iterable[ScriptOption]) -> dict[str, dict[str, str]]
     for option in options:
         by_script.setdefault(option.script, {})[option.name] = option.value
     return by_script
+
+
+def offer_script_options(paths: Paths, configuration: Configuration) -> None:
+    """Have programs that the daemon does not start find the options of the cluster file. Raises OSError."""
+    if configuration.script_options is None:
+        paths.cluster_options.unlink(missing_ok=True)
+    else:
+        text = script_options_text(configuration.script_options)
+        replace_file(paths.cluster_options, text.encode(), _MODE)
 
 
 def core_nodes(nodes: Iterable[NodeAddress]) -> tuple[inputs.NodeAddress, ...]:
@@ -205,7 +241,7 @@ def _fitting(text: str) -> str:
     return data.decode(errors="replace")
 
 
-def _replace(path: Path, data: bytes, mode: int) -> None:
+def replace_file(path: Path, data: bytes, mode: int) -> None:
     """The file has either its old text or the new, whenever the power goes."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:

@@ -30,7 +30,13 @@ from ctdbpy.core.node import Node
 from ctdbpy.core.state import FoundDatabase, NodeConfig, Quorum
 from ctdbpy.daemon.addresses import Addresses, AddressHelper, PretendedAddresses
 from ctdbpy.daemon.cluster_lock import ClusterLocks
-from ctdbpy.daemon.configuring import ConfigurationFiles, core_nodes, core_public, script_options
+from ctdbpy.daemon.configuring import (
+    ConfigurationFiles,
+    core_nodes,
+    core_public,
+    offer_script_options,
+    script_options,
+)
 from ctdbpy.daemon.entropy import SystemEntropy
 from ctdbpy.daemon.event_socket import EventSocket
 from ctdbpy.daemon.events import EventRunner, script_environment
@@ -121,6 +127,10 @@ def _run(
         code = EXIT_PIDFILE
         pidfile = PidFile.acquire(paths.pidfile)
         stack.callback(pidfile.release)
+        try:
+            offer_script_options(base, configuration)
+        except OSError as error:
+            raise HostError(f"cannot write '{base.cluster_options}': {error.strerror}") from error
         code = EXIT_SOCKET
         listening = ListeningSocket.listen(paths.socket)
         stack.callback(listening.close)

@@ -40,7 +40,7 @@ quorum: lock
 addresses:
   - address: 192.0.2.1/24
     interfaces: [eth0, eth1]
-  - {address: "2001:db8::1/64", interfaces: eth0, nodes: [beta]}
+  - {address: "2001:db8::1/64", interfaces: eth0, nodes: [beta], home: 3}
 
 settings:
   cluster: {leader timeout: 7, port: 4380}
@@ -90,6 +90,7 @@ def test_every_node_gets_what_is_for_it(tmp_path: Path) -> None:
         ScriptOption("all", "CTDB_INIT_STYLE", "debian"),
         ScriptOption("50.samba", "CTDB_SAMBA_SKIP_SHARE_CHECK", "yes"),
     )
+    assert first.home_nodes == (("2001:db8::1", 3),)
     assert first.warnings == ()
 
 
@@ -233,6 +234,12 @@ WRONG = {
         "cluster.yaml:5: there is no node '2'",
         "needs an entry",
     ),
+    "a home that may not host": (
+        f"{NODES}addresses:\n- {{address: 192.0.2.1/24, interfaces: lo, nodes: [0], home: 1}}\n",
+        "cluster.yaml:5: an address has one home, a node that may host it",
+        "",
+    ),
+    "nobody's address": (NODES.replace("127.0.0.2", "0.0.0.0"), "'0.0.0.0' is not valid: no host has", "own"),
     "unknown section": (
         f"{NODES}settings: {{loging: {{}}}}\n",
         "cluster.yaml:4: settings: 'loging'",

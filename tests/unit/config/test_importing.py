@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from ctdbpy.config.cluster_writer import cluster_text
 from ctdbpy.config.configuration import Configuration, load_cluster, load_files
 from ctdbpy.config.importing import import_files, import_nodes
 from ctdbpy.config.paths import Paths
-from ctdbpy.config.script_options import parse_script_options
+from ctdbpy.config.script_options import parse_script_options, script_options_text
 from ctdbpy.errors import ConfigError
 
 CONF = """\
@@ -56,7 +57,7 @@ def directory(base: Path, **files: str) -> Paths:
         "public_addresses": "192.0.2.1/24 eth0,eth1\n2001:db8::1/64 bond0.7\n",
         "ctdb.tunables": "MonitorInterval=020\nRecordHoldUs=7\n",
         "script.options": OPTIONS,
-        **{name.replace("__", "/").replace("_conf", ".conf"): text for name, text in files.items()},
+        **files,
     }
     for name, text in wanted.items():
         path = base / name
@@ -74,7 +75,8 @@ def meaning(configuration: Configuration) -> Configuration:
 
 
 def test_the_cluster_file_means_what_the_files_meant(tmp_path: Path) -> None:
-    paths = directory(tmp_path, events__legacy__50_x="", **{"events__legacy__50.samba.options": "CTDB_X=1\n"})
+    own = {"events/legacy/50.samba.options": "CTDB_X=1\n", "home_nodes": "192.0.2.1 2\n"}
+    paths = directory(tmp_path, **own)
     before = load_files(paths)
     imported = import_files(paths, "cluster.yaml")
     text = cluster_text(imported.file)
@@ -186,6 +188,20 @@ def test_what_takes_a_shell_is_refused_with_its_line(text: str, reason: str) -> 
     assert reason in str(caught.value)
 
 
+def test_options_are_given_to_the_shell_as_they_are(tmp_path: Path) -> None:
+    options = (
+        ScriptOption("all", "A", 'it\'s "$HOME" `x` \\'),
+        ScriptOption("all", "B", ""),
+        ScriptOption("50.samba", "C", "only samba"),
+    )
+    (tmp_path / "options").write_text(script_options_text(options))
+    show = 'set -eu; _script=$1; . "$2"; printf "%s|%s|%s" "$A" "$B" "${C-unset}"'
+    for script, third in (("50.samba", "only samba"), ("60.nfs", "unset")):
+        argv = ["sh", "-c", show, "sh", script, str(tmp_path / "options")]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True)
+        assert done.stdout == f"{options[0].value}||{third}"
+
+
 words = st.text(
     st.characters(min_codepoint=32, max_codepoint=0x2FF, categories=("L", "N", "P", "S")), min_size=1
 )
@@ -200,7 +216,7 @@ def test_whatever_a_text_is_it_reads_back(lock: str, value: str, level: str) -> 
     file = ClusterFile(
         source="f",
         nodes=(ClusterNode(0, "10.0.0.1", "n-1"), ClusterNode(1, "0.0.0.0", deleted=True)),
-        addresses=(ClusterAddress("2001:db8::1", 64, ("eth0", "@x:1"), frozenset({0})),),
+        addresses=(ClusterAddress("2001:db8::1", 64, ("eth0", "@x:1"), frozenset({0}), 0),),
         settings=(Given("cluster", "cluster lock", lock), Given("logging", "log level", level)),
         tunables=(("MonitorInterval", 5),),
         services=(ScriptOption("all", "A", value), ScriptOption("50.samba", "B", level)),

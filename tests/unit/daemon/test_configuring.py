@@ -154,6 +154,7 @@ def test_scripts_get_their_options_and_new_ones_without_a_restart(make: Cluster)
     said = daemon.base / "said"
     wait_until(lambda: "20.two.script monitor yes a b\n" in said.read_text(), "scripts were told")
     assert "10.one.script monitor yes \n" in said.read_text()
+    assert "CTDB_OPTION_A=yes\n" in (daemon.base / "run" / "script.options").read_text()
     assert configure(daemon, ConfigurationAction.STORE, text.replace("'a b'", "c")).problems == ""
     wait_until(lambda: "20.two.script monitor yes c\n" in said.read_text(), "scripts were told anew")
 
