@@ -72,6 +72,8 @@ def _release(event: Event) -> None:
             orders.ask(directory, f"release {address}")
         except ServiceError as error:
             event.warnings.append(str(error))
+            # It protects nothing any more, and the next addresses that go shall not have to wait for it, too.
+            orders.kill(directory / "keeper", "the keeper of iSCSI")
     orders.kill(note, f"the tgtd of '{address}'")
 
 

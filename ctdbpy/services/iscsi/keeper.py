@@ -135,6 +135,7 @@ class Keeper:
             post.want(address in self._standing and address not in self._released)
 
     async def _end_all(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._events)
         for post in self._posts.values():
             post.want(False)
         await self._children.end_all(grace_s=0.0)
@@ -199,10 +200,10 @@ class Keeper:
             before = serving
             if not daemon.is_behind:
                 # Those of an address that has gone are not taken back: its next node needs them.
-                known = {each for each in known - daemon.refused if each.dst.host in self._standing}
-                daemon.refused.clear()
+                refused = daemon.take_refused()
+                known = {each for each in known - refused if each.dst.host in self._standing}
                 now = _connections(sockets, serving) if serving else set()
-                if now - known:
+                if now - known - refused:
                     rush_until_s = now_s + RUSH_S
                 for each in now - known:
                     daemon.tell_opened(each)
@@ -217,14 +218,11 @@ class Keeper:
 
 
 class _Daemon(asyncio.Protocol):
-    """Our connection to the daemon: it is told of connections, and when it closes nothing is served any more.
-
-    refused: connections that it did not take, as its address was not there yet; they are to be told again.
-    """
+    """Our connection to the daemon: it is told of initiators, and nothing is served when it closes."""
 
     def __init__(self, ended: asyncio.Event) -> None:
-        self.refused: set[Connection] = set()
         self._ended = ended
+        self._refused: set[Connection] = set()
         self._asked: dict[int, Connection] = {}
         self._reqid = 0
         self._received = bytearray()
@@ -234,6 +232,11 @@ class _Daemon(asyncio.Protocol):
     def is_behind(self) -> bool:
         """Whether it leaves unread what it is told."""
         return self._transport is None or self._transport.get_write_buffer_size() > UNREAD_BYTES_MAX
+
+    def take_refused(self) -> set[Connection]:
+        """What it has refused since, as the address was not its own yet: it has to be told again."""
+        refused, self._refused = self._refused, set()
+        return refused
 
     def tell_opened(self, connection: Connection) -> None:
         """A connection is served here."""
@@ -270,7 +273,7 @@ class _Daemon(asyncio.Protocol):
             del self._received[:length]
             connection = self._asked.pop(answer.reqid, None)
             if connection and isinstance(answer, packets.ReplyControl) and answer.status != 0:
-                self.refused.add(connection)
+                self._refused.add(connection)
 
     def connection_lost(self, exc: Exception | None) -> None:
         _log("the daemon is gone: nothing is served any more")
