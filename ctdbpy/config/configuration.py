@@ -97,6 +97,14 @@ def configure(file: ClusterFile, node: ClusterNode, paths: Paths) -> Configurati
     )
 
 
+def load_cluster_nodes(paths: Paths) -> tuple[NodeAddress, ...]:
+    """The nodes of the cluster file, whether or not this host is one. Raises ConfigError."""
+    text = read_text(paths.cluster)
+    if text is None:
+        raise ConfigError(f"cannot read '{paths.cluster}': there is no such file")
+    return read_cluster(text, str(paths.cluster)).node_addresses()
+
+
 def load_files(paths: Paths) -> Configuration:
     """Read upstream's files."""
     settings, warnings = load_ctdb_conf(paths.conf)

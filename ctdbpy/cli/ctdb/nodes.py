@@ -23,6 +23,7 @@ from ctdbpy.cli.ctdb.tool import (
     warn,
 )
 from ctdbpy.config.nodes import NodeAddress, load_nodes
+from ctdbpy.config.paths import Paths
 from ctdbpy.errors import CtdbpyError
 from ctdbpy.wire.constants import (
     INVALID_GENERATION,
@@ -199,10 +200,17 @@ def nodes_path() -> str:
 
 
 def nodes_file() -> tuple[NodeAddress, ...]:
-    """The nodes of the nodes file."""
+    """The nodes of the nodes file, or of the cluster file where that is what counts."""
     path = nodes_path()
     try:
-        return load_nodes(path)
+        paths = Paths.from_environment(os.environ)
+        if not paths.cluster.exists():
+            return load_nodes(path)
+        # YAML is paid for only where it counts.
+        from ctdbpy.config.configuration import load_cluster_nodes
+
+        path = str(paths.cluster)
+        return load_cluster_nodes(paths)
     except CtdbpyError:
         raise Failed(1, f'Failed to read nodes file "{path}"') from None
 

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from ctdbpy.config.paths import Paths
 from ctdbpy.wire.controls import Control
 from ctdbpy.wire.structures import NodeMap, TunableValue
 from tests.unit.cli.conftest import Run
-from tests.unit.daemon.conftest import Cluster, Daemon, wait_until
+from tests.unit.daemon.conftest import LIMIT_S, Cluster, Daemon, wait_until
 from tests.unit.daemon.test_configuring import addresses_of, give_cluster_file
 
 Config = Callable[..., subprocess.CompletedProcess[str]]
@@ -103,6 +104,16 @@ def test_the_files_of_every_node_become_one(make: Cluster, config: Config) -> No
     assert "    tunables:\n      MonitorInterval: 44\n" in done.stdout
     wrong = config(first, "import", "--node", "0=/no/such")
     assert (wrong.returncode, "is not NUMBER=DIRECTORY" in wrong.stderr) == (2, True)
+
+
+def test_upstreams_program_reads_the_nodes_that_count(make: Cluster) -> None:
+    first, _second = make(2)
+    addresses = addresses_of(first)
+    give_cluster_file(first, addresses[::-1])
+    argv = [sys.executable, "-m", "ctdbpy.cli.ctdb", "listnodes", "-X"]
+    environ = {**os.environ, "CTDB_TEST_MODE": "1", "CTDB_BASE": str(first.base)}
+    done = subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=LIMIT_S, check=True)
+    assert done.stdout == f"|0|{addresses[1]}|\n|1|{addresses[0]}|\n"
 
 
 # -- check ------------------------------------------------------------------------------------------
