@@ -61,7 +61,7 @@ def test_one_that_hangs_is_named_and_asked_only_once(tmp_path: Path, monkeypatch
             lambda pid, number: killed.append(pid) if number == signal.SIGKILL else kill(pid, number),
         )
         with pytest.raises(ServiceError) as raised:
-            check(tmp_path, tmp_path, "/", timeout_s=0.2)
+            check(tmp_path, "/", timeout_s=0.2)
         assert str(raised.value) == "cannot reach the share directory '/': no answer within 0.2 s"
         with pytest.raises(ServiceError, match=r"'/': its file system still hangs$"):
             check(tmp_path, "/", timeout_s=0.2)

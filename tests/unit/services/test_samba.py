@@ -218,11 +218,12 @@ def test_the_configuration_is_read_at_once_only_if_there_is_no_copy(stage: Stage
     stage.stub("testparm", f"read line <{fifo}; cat {stage.home}/smb.conf")
     os.mkfifo(fifo)
     assert monitor_without_session(stage) == (0, "")
-    configure(stage, "[new]\n\tpath = /nowhere\n")
-    stage.stub("testparm", f"cat {stage.home}/smb.conf")
+    with (stage.home / "smb.conf").open("a") as configuration:
+        configuration.write("[new]\n\tpath = /nowhere\n")
     fifo.write_text("go\n")
     copy = stage.state / "samba" / "smb.conf"
     wait_until("the copy is new", lambda: "[new]" in copy.read_text(), timeout_s=30)
+    stage.stub("testparm", f"cat {stage.home}/smb.conf")
     assert monitor_without_session(stage)[0] == 1
 
 
@@ -239,7 +240,9 @@ def test_an_older_copy_is_used_and_told(stage: Stage) -> None:
     assert monitor_without_session(stage) == (0, "")
     wait_until("testparm has failed", trouble.exists, timeout_s=30)
     said = "cannot read Samba's configuration, an older copy is used: Unknown parameter; exit status 1\n"
+    before = trouble.stat().st_ino
     assert monitor_without_session(stage) == (0, said)
+    wait_until("it has failed again", lambda: trouble.stat().st_ino != before, timeout_s=30)
     configure(stage)
     assert run(stage, "reload", CTDB_SERVICE_SMB="mysmb") == (0, "")
     for _ in range(2):

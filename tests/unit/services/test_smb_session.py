@@ -70,7 +70,7 @@ def test_more_addresses_than_are_asked_at_once_are_all_asked(
 
 
 def test_those_that_hang_do_not_hide_the_others(smb_session: ModuleType, port: int) -> None:
-    said = smb_session.check(["127.0.0.1", "127.0.1.1"], port, timeout_s=0.3)
+    said = smb_session.check(["127.0.0.1", "127.0.1.1"], port, timeout_s=2)
     assert sorted(said) == ["127.0.0.1", "127.0.1.1"]
-    assert said["127.0.0.1"].startswith("no answer to negotiate within")
+    assert said["127.0.0.1"] == "no answer to negotiate within 2 s"
     assert said["127.0.1.1"] == "connection fails: Connection refused"
