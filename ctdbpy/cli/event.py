@@ -71,6 +71,8 @@ def _text(answer: Answer) -> str:
         for row in rows
         if row["output"] and row["status"] not in ("OK", "DISABLED")
     ]
+    if not shown:
+        return f"no script has run on {answer['event']}\n"
     return tables.table_text(shown, terminal_width(), paint) + "".join(said)
 
 

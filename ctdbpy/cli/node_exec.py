@@ -39,15 +39,26 @@ _NOT_REACHED: Final = 255
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option("-p", "--parallel", is_flag=True, help="On all of them at a time.")
 @click.option("-q", "--quiet", is_flag=True, help="Do not say which node says what.")
+@click.option("-c", "--here", is_flag=True, help="In the directory of this name, there.")
+@click.option("-f", "--nodes-file", metavar="FILE", help="The nodes of that file, not of this cluster.")
 @click.pass_obj
-def exec_(session: Session, which: str, command: tuple[str, ...], parallel: bool, quiet: bool) -> int:
+def exec_(
+    session: Session,
+    which: str,
+    command: tuple[str, ...],
+    parallel: bool,
+    quiet: bool,
+    here: bool,
+    nodes_file: str | None,
+) -> int:
     """Run a command on NODES: all, any, ok, con, or numbers such as 0,2-4.
 
     Ends with the exit code of the last node where it failed; 255 is a node that was not reached.
     """
-    hosts = _hosts(session, which)
     line = " ".join(command) if len(command) == 1 else shlex.join(command)
-    runs = [_Run(pnn, address, line) for pnn, address in hosts]
+    if here:
+        line = f"cd {shlex.quote(os.getcwd())} && {line}"
+    runs = [_Run(pnn, address, line) for pnn, address in _hosts(session, which, nodes_file)]
     heads = not quiet and len(runs) > 1
     if parallel:
         for run in runs:
@@ -68,13 +79,52 @@ def exec_(session: Session, which: str, command: tuple[str, ...], parallel: bool
     return code
 
 
+@nodes.command("push")
+@click.argument("which", metavar="NODES")
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
+@click.option("-f", "--nodes-file", metavar="FILE", help="The nodes of that file, not of this cluster.")
+@asks
+@click.pass_obj
+def push(session: Session, which: str, files: tuple[str, ...], nodes_file: str | None) -> None:
+    """Copy files of this host to the same places on NODES, each whole or not at all."""
+    hosts = _hosts(session, which, nodes_file)
+    paths = [os.path.abspath(each) for each in files]
+    session.confirm(f"{', '.join(paths)} are replaced on {len(hosts)} nodes")
+    for pnn, address in hosts:
+        for path in paths:
+            _push(pnn, address, path)
+    session.done(f"{len(paths)} files are on {len(hosts)} nodes", nodes=[pnn for pnn, _address in hosts])
+
+
+def _push(pnn: int, address: str, path: str) -> None:
+    part, mode = shlex.quote(f"{path}.{os.getpid()}.part"), os.stat(path).st_mode & 0o7777
+    line = f"umask 077 && cat >{part} && chmod {mode:o} {part} && mv -f {part} {shlex.quote(path)}"
+    with open(path, "rb") as file:
+        done = _carry([address, line], stdin=file, pnn=pnn)
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip()
+        raise ClientError(f"cannot copy '{path}' to node {pnn}: {said or f'status {done.returncode}'}")
+
+
+def _carry(words: list[str], *, stdin: IO[bytes], pnn: int) -> subprocess.CompletedProcess[bytes]:
+    carrier = _carrier()
+    try:
+        return subprocess.run([*carrier, *words], stdin=stdin, capture_output=True, check=False)
+    except OSError as error:
+        raise ClientError(f"cannot reach node {pnn}: '{carrier[0]}': {error.strerror}") from error
+
+
+def _carrier() -> list[str]:
+    return shlex.split(os.environ.get("ONNODE_SSH") or "ssh")
+
+
 class _Run:
     """A command on one node."""
 
     def __init__(self, pnn: int, address: str, line: str) -> None:
         self.pnn = pnn
         self.address = address
-        self._argv = [*shlex.split(os.environ.get("ONNODE_SSH") or "ssh"), "-n", address, line]
+        self._argv = [*_carrier(), "-n", address, line]
         self._process: subprocess.Popen[bytes] | None = None
         self._readers: list[threading.Thread] = []
         self._said: dict[str, bytes] = {"out": b"", "err": b""}
@@ -122,15 +172,16 @@ class _Run:
         }
 
 
-def _hosts(session: Session, which: str) -> list[tuple[int, str]]:
-    if which in ("ok", "healthy", "con", "connected", "any"):
+def _hosts(session: Session, which: str, nodes_file: str | None) -> list[tuple[int, str]]:
+    if nodes_file is None and which in ("ok", "healthy", "con", "connected", "any"):
         with session.connect() as connection:
             entries = nodes_of(connection)
         fit = [each for each in entries if _fits(each, which)]
         if not fit:
             raise ClientError(f"cannot run it: no node is {which}")
         return [(each.pnn, each.address.host) for each in (fit[:1] if which == "any" else fit)]
-    known = {each.pnn: each.address for each in _known(session)}
+    listed = _known(session) if nodes_file is None else load_nodes(nodes_file)
+    known = {each.pnn: each.address for each in listed if not each.deleted}
     if which == "all":
         return list(known.items())
     numbers = _numbers(which)
@@ -150,7 +201,7 @@ def _known(session: Session) -> list[NodeAddress]:
         with session.connect() as connection:
             return [NodeAddress(each.pnn, each.address.host) for each in nodes_of(connection)]
     except NoDaemon:
-        return [each for each in _nodes_file() if not each.deleted]
+        return list(_nodes_file())
 
 
 def _numbers(text: str) -> list[int]:

@@ -41,6 +41,7 @@ class Session:
     as_json: bool = False
     is_sure: bool = False
     wait: bool | None = None
+    is_waiting: bool = False
 
     def connect(self) -> Connection:
         """A connection to the daemon of this node. Raises ClientError."""
@@ -87,14 +88,16 @@ class Session:
             width = terminal_width(sys.stderr.fileno()) or 80
             sys.stderr.write(f"\r\x1b[K{f'waiting until {what}'[: width - 1]}")
             sys.stderr.flush()
+            self.is_waiting = True
         elif self.wait:
             sys.stderr.write(f"waiting until {what}\n")
 
     def clear_progress(self) -> None:
         """Take the line back."""
-        if sys.stderr.isatty():
+        if self.is_waiting:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
+            self.is_waiting = False
 
 
 def terminal_width(descriptor: int | None = None) -> int | None:

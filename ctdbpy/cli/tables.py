@@ -51,7 +51,7 @@ def table_text(rows: Sequence[Mapping[str, Any]], width: int | None = None, pain
     titles = [column.replace("_", " ").upper() for column in columns]
     widths = [max(len(line[number]) for line in (titles, *cells)) for number in range(len(columns))]
     _fit(widths, width)
-    is_number = [all(isinstance(row.get(column), int | float) for row in rows) for column in columns]
+    is_number = [all(_is_number(row.get(column)) for row in rows) for column in columns]
 
     def line(texts: Sequence[str], colour: Paint) -> str:
         parts = []
@@ -96,6 +96,10 @@ def span(seconds: float) -> str:
             smaller, size = units[number + 1]
             return f"{count} {unit} {rest // size} {smaller}"
     return f"{max(0.0, seconds):.1f} s"
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def _is_rows(value: object) -> bool:

@@ -135,6 +135,24 @@ def test_commands_run_on_nodes_and_end_with_the_last_failure(run: Run, make: obj
     assert done.stderr == "ctdbctl: cannot run it on node 1: there is none; there are 0, 2\n"
 
 
+def test_files_are_pushed_whole(run: Run, tmp_path: Path) -> None:
+    carrier = tmp_path / "carrier"
+    carrier.write_text(f'#!/bin/sh\nsed -i "s|^|$1: |" {tmp_path}/file.txt; exec sh -c "$2"\n')
+    carrier.chmod(0o755)
+    (tmp_path / "nodes").write_text("192.0.2.1\n192.0.2.2\n")
+    pushed = tmp_path / "file.txt"
+    pushed.write_text("text\n")
+    pushed.chmod(0o640)
+    where = {"ONNODE_SSH": str(carrier)}
+    done = run("node", "push", "-f", f"{tmp_path}/nodes", "1", str(pushed), "--yes", **where)
+    assert (done.returncode, done.stdout) == (0, "1 files are on 1 nodes\n"), done.stderr
+    assert (pushed.read_text(), pushed.stat().st_mode & 0o777) == ("text\n", 0o640)
+    refused = run("node", "push", "-f", f"{tmp_path}/nodes", "1", str(pushed), **where)
+    assert "are replaced on 1 nodes; add --yes" in refused.stderr
+    done = run("node", "push", "-f", f"{tmp_path}/nodes", "1", str(pushed), "--yes", ONNODE_SSH="false")
+    assert done.stderr == f"ctdbctl: cannot copy '{pushed}' to node 1: status 1\n"
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_shells_complete(run: Run, shell: str) -> None:
     assert "_CTDBCTL_COMPLETE" in run("completion", shell).stdout

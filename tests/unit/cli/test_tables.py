@@ -20,16 +20,16 @@ ROWS = [
 def test_columns_stand_under_their_titles_and_numbers_to_the_right() -> None:
     assert table_text(ROWS) == (
         "PNN  STATE   REASON                          WELL\n"
-        "  0  OK      no event script says otherwise   yes\n"
-        " 12  BANNED  -                                 no\n"
+        "  0  OK      no event script says otherwise  yes\n"
+        " 12  BANNED  -                               no\n"
     )
 
 
 def test_the_widest_column_gives_way() -> None:
     assert table_text(ROWS, 40).splitlines() == [
         "PNN  STATE   REASON                 WELL",
-        "  0  OK      no event script says…   yes",
-        " 12  BANNED  -                        no",
+        "  0  OK      no event script says…  yes",
+        " 12  BANNED  -                      no",
     ]
 
 
