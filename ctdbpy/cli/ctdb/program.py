@@ -47,7 +47,7 @@ _SHORT: Final = {
     "X": "machine",
     "?": "help",
 }
-_OPTION_LINES: Final = (
+OPTION_LINES: Final = (
     ("-d, --debug=STRING", "log level of this program"),
     ("-t, --timelimit=INT", "seconds to wait for each answer"),
     ("-n, --node=INT", "the node to ask"),
@@ -279,10 +279,10 @@ def _descendants(pid: int) -> list[int]:
 def print_help(*, brief: bool = False) -> None:
     """The options, and unless `brief` every command."""
     if brief:
-        print("Usage: ctdb " + " ".join(f"[{name.strip().split(', ')[0]}]" for name, _text in _OPTION_LINES))
+        print("Usage: ctdb " + " ".join(f"[{name.strip().split(', ')[0]}]" for name, _text in OPTION_LINES))
         return
     print("Usage: ctdb [OPTION...] COMMAND [ARGUMENT...]")
-    for name, text in _OPTION_LINES:
+    for name, text in OPTION_LINES:
         print(f"  {name:<27} {text}")
     print("\nCommands:")
     for row in COMMANDS.values():
