@@ -31,6 +31,8 @@ from ctdbpy.wire.structures import ConfigurationAction, ConfigurationRequest, No
 _LOG_LEVEL: Final = "[logging] log level"
 #: Tunables that a database is opened with.
 _AT_START: Final = frozenset({f"{TUNABLE}DatabaseHashSize", f"{TUNABLE}DatabaseMaxDead"})
+#: Nodes that differ in these do not become one cluster, or become two.
+_TOGETHER: Final = frozenset({"[cluster] cluster lock", "[cluster] port", "[cluster] transport"})
 _VIA_S: Final = 60.0
 
 #: By node: (name, before, after) of every fact that changes.
@@ -81,19 +83,8 @@ def apply_file(session: Session, paths: Paths, file: Path | None, ways: Ways) ->
             for pnn in (*absent, *fresh):
                 failures += _bring(ways.via, pnn, wanted, text, paths)
     restarts = {pnn: names for pnn, changed in plan.items() if (names := _need_restart(changed))}
-    session.show(
-        {"kept": sorted(reachable), "new": fresh, "failed": failures, "restart": restarts},
-        lambda answer: "".join(
-            [
-                f"kept on node {_numbers(reachable)}\n",
-                *(f"node {pnn} is new: it needs the file too, then start ctdbpyd there\n" for pnn in fresh),
-                *(
-                    f"node {pnn}: restart ctdbpyd there for {', '.join(names)}\n"
-                    for pnn, names in restarts.items()
-                ),
-            ]
-        ),
-    )
+    answer = {"kept": sorted(reachable), "new": fresh, "failed": failures, "restart": restarts}
+    session.show(answer, lambda _answer: _outcome(reachable, fresh, restarts))
     for failure in failures:
         _to_stderr(f"ctdbctl: {failure}")
     return 1 if failures else 0
@@ -152,8 +143,21 @@ def _told(plan: _Plan) -> Iterator[str]:
             by_change.setdefault(each, []).append(pnn)
     for (name, before, after), pnns in by_change.items():
         where = "every node" if len(pnns) == len(plan) else f"node {_numbers(pnns)}"
-        way = "after a restart" if _needs_restart(name) else "at once"
+        way = "at once"
+        if _needs_restart(name):
+            way = "after a restart of all nodes together" if name in _TOGETHER else "after a restart"
         yield f"{where}: {name}: {before or 'none'} -> {after or 'none'} ({way})"
+
+
+def _outcome(kept: Collection[int], fresh: Collection[int], restarts: Mapping[int, list[str]]) -> str:
+    lines = [f"kept on node {_numbers(kept)}"]
+    lines += [f"node {pnn} is new: it needs the file too, then start ctdbpyd there" for pnn in fresh]
+    lines += [f"node {pnn}: restart ctdbpyd there for {', '.join(names)}" for pnn, names in restarts.items()]
+    if any(name in _TOGETHER for names in restarts.values() for name in names):
+        lines.append(
+            "stop all nodes before you start the first one again: until then they run with the old one"
+        )
+    return "".join(f"{line}\n" for line in lines)
 
 
 # -- the deeds --------------------------------------------------------------------------------------

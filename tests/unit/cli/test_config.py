@@ -199,12 +199,15 @@ def test_a_file_is_brought_to_every_node_and_used(make: Cluster, config: Config,
     text = text.replace(known, known.replace("2.8", "2.9"))
     text += "services: {all: {CTDB_OPTION: x}}\n"
     text = text.replace("port:", "leader timeout: 9, port:")
+    lock = tmp_path / "lock"
+    text += f"cluster lock: {lock}\n"
     text = text.replace("settings:\n", "- {number: 2, name: new, address: 127.255.255.3}\nsettings:\n", 1)
     wanted = tmp_path / "wanted.yaml"
     wanted.write_text(text)
     dry = config(first, "apply", "--dry-run", str(wanted))
     assert dry.returncode == 0
     assert sorted(line for line in dry.stdout.splitlines() if "location" not in line) == [
+        f"every node: [cluster] cluster lock: none -> {lock} (after a restart of all nodes together)",
         "every node: [cluster] leader timeout: 5 -> 9 (after a restart)",
         "every node: [logging] log level: DEBUG -> INFO (at once)",
         "every node: address 192.0.2.8: /24 on lo -> none (at once)",
@@ -220,7 +223,10 @@ def test_a_file_is_brought_to_every_node_and_used(make: Cluster, config: Config,
     done = config(first, "apply", "--yes", str(wanted))
     assert done.returncode == 0, done.stderr
     assert "kept on node 0, 1\nnode 2 is new: it needs the file too" in done.stdout
-    assert "node 0: restart ctdbpyd there for [cluster] leader timeout\n" in done.stdout
+    assert (
+        "node 0: restart ctdbpyd there for [cluster] cluster lock, [cluster] leader timeout\n" in done.stdout
+    )
+    assert "stop all nodes before you start the first one again" in done.stdout
     for daemon in daemons:
         assert (daemon.base / "cluster.yaml").read_text() == text
         assert tunable(daemon, "MonitorInterval") == 44
