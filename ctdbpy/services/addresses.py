@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from ctdbpy.services import configured
 from ctdbpy.services.event import Event
 
 _LISTENS: Final = "0A"
@@ -21,13 +22,12 @@ _NET: Final = Path("/proc/net")
 
 def public(event: Event) -> list[str]:
     """The public addresses that this node may have, in the order of the file. Raises ServiceError."""
+    if configured.has_cluster_file(event):
+        return [each.address for each in configured.public_addresses(event)]
     try:
         text = (event.base / "public_addresses").read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
-        # There may be a cluster file, which takes longer to read.
-        from ctdbpy.services import configured
-
-        return [each.address for each in configured.public_addresses(event)]
+        return []
     found = []
     for line in text.splitlines():
         word = line.strip().partition("/")[0]

@@ -40,6 +40,14 @@ def public_addresses(event: Event) -> tuple[PublicAddress, ...]:
         raise ServiceError(str(error)) from None
 
 
+def has_cluster_file(event: Event) -> bool:
+    """Whether the cluster file counts, and upstream's do not. Raises ServiceError."""
+    try:
+        return _places(event).cluster.exists()
+    except ConfigError as error:
+        raise ServiceError(str(error)) from None
+
+
 def _places(event: Event) -> Paths:
     return replace(Paths.from_environment(event.environ), etc=event.base)
 

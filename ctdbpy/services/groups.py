@@ -10,14 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from ctdbpy.errors import ServiceError
 from ctdbpy.services import tool
 from ctdbpy.services.event import Event
 from ctdbpy.services.tool import NodeStatus
 
-_FOLLOWER_ONLY = "follower-only"
-_WELL = ("Unknown", "Disabled", "Unhealthy", "Inactive")
+#: How long the node that has the duty has its address without a `monitor` event, at least.
+LIFETIME_S: Final = 60
+
+_FOLLOWER_ONLY: Final = "follower-only"
+_WELL: Final = ("Unknown", "Disabled", "Unhealthy", "Inactive")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,18 @@ def usable(members: Iterable[Member], nodes: Sequence[NodeStatus]) -> list[NodeS
     ours = _of(nodes, members)
     well = [node for node in ours if not node.has(*_WELL)]
     return well or [node for node in ours if not node.has("Disabled", "Inactive")]
+
+
+def lifetime(event: Event) -> tuple[str, ...]:
+    """Words for `ip` with which an address goes by itself unless it is put again by each `monitor` event.
+
+    A node that is cut off from the others, or whose daemon was killed, runs none, and another has the duty by
+    then. Raises ServiceError.
+    """
+    interval_s = tool.tunable(event, "MonitorInterval")
+    # Two events may fail to come, and all scripts before this one may take their time.
+    seconds = str(max(LIFETIME_S, 3 * interval_s + LIFETIME_S // 2))
+    return ("valid_lft", seconds, "preferred_lft", seconds)
 
 
 def show_status(event: Event, members: Iterable[Member]) -> None:

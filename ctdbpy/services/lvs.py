@@ -104,6 +104,8 @@ def _update(event: Event, options: Options, note: Path) -> None:
     before = state.read(note)
     now = {"director": is_director, "servers": servers}
     if before == now:
+        if is_director:
+            ip("addr", "replace", f"{options.address}/32", "dev", "lo", *groups.lifetime(event))
         return
     # Whatever becomes of it, it is no longer as it was.
     state.forget(note)
@@ -122,7 +124,7 @@ def _update(event: Event, options: Options, note: Path) -> None:
 def _direct(event: Event, options: Options, servers: list[str]) -> None:
     _clear_services(options)
     connections.kill(options.address)
-    _put_address(options)
+    _put_address(options, *groups.lifetime(event))
     for service in _SERVICES:
         _ipvsadm("-A", service, options.address, "-p", PERSISTENCE_S, "-s", SCHEDULER)
     for server in servers:
@@ -152,9 +154,9 @@ def _follow(options: Options) -> None:
     _put_address(options, "scope", "host")
 
 
-def _put_address(options: Options, *scope: str) -> None:
+def _put_address(options: Options, *how: str) -> None:
     try_ip("addr", "del", f"{options.address}/32", "dev", "lo")
-    ip("addr", "add", f"{options.address}/32", "dev", "lo", *scope)
+    ip("addr", "add", f"{options.address}/32", "dev", "lo", *how)
 
 
 def _clear_services(options: Options) -> None:

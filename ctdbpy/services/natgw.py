@@ -9,6 +9,7 @@ Besides events it answers `leader`, `list` and `status` for the tool's `ctdb nat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
@@ -135,15 +136,18 @@ def wanted(options: Options, nodes: list[tool.NodeStatus], members: list[groups.
 
 def _update(event: Event, options: Options) -> None:
     members = groups.read_members(options.nodes, "CTDB_NATGW_NODES")
+    nodes = tool.node_statuses(event)
     try:
-        put = wanted(options, tool.node_statuses(event), members)
+        put = wanted(options, nodes, members)
     except ServiceError:
         _put(event, Put())
         raise
-    _put(event, put)
+    # A stopped node, which runs no `monitor`, is the gateway only if there is no better: it stays so.
+    lasts = not put.address or groups.here(nodes).has("Inactive")
+    _put(event, put, () if lasts else groups.lifetime(event))
 
 
-def _put(event: Event, new: Put) -> None:
+def _put(event: Event, new: Put, lifetime: Sequence[str] = ()) -> None:
     """Have what is new stand here, and nothing else of what stood. Raises ServiceError."""
     note = state.lasting(event, "natgw.json")
     old = _remembered(note)
@@ -158,7 +162,7 @@ def _put(event: Event, new: Put) -> None:
         _put_rules(new)
     if new.address:
         kernel_network.set_setting("ipv4/ip_forward", "1")
-        ip("addr", "replace", new.address, "brd", "+", "dev", new.interface)
+        ip("addr", "replace", new.address, "brd", "+", "dev", new.interface, *lifetime)
         if (new.address, new.interface) not in carried:
             _announce(event, new)
     for to, via in new.routes:

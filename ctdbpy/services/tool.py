@@ -67,6 +67,15 @@ def hosted_addresses(event: Event) -> dict[str, str]:
     return {row["Public IP"]: row["ActiveInterfaces"] for row in rows if row.get("ActiveInterfaces")}
 
 
+def tunable(event: Event, name: str) -> int:
+    """A tunable's value. Raises ServiceError."""
+    text = run(event, "getvar", name)
+    value = text.partition("=")[2].strip()
+    if not value.isdecimal():
+        raise ServiceError(f"cannot learn {name}: the tool says '{text.strip()}'")
+    return int(value)
+
+
 def database_names(event: Event) -> list[str]:
     """The persistent databases. Raises ServiceError."""
     return [row["Name"] for row in _rows(run(event, "-X", "getdbmap")) if row.get("Persistent") == "1"]

@@ -44,7 +44,8 @@ class Natgw(Stand):
         plain = "\n".join(f"pnn:{pnn} 192.168.1.2{pnn + 1}     OK" for pnn in range(len(flags)))
         self.program(
             "ctdb",
-            f"case $* in '-X nodestatus all') echo '{text}' ;; nodestatus*) echo '{plain}' ;; esac; exit 2",
+            f"case $* in '-X nodestatus all') echo '{text}' ;; nodestatus*) echo '{plain}' ;; "
+            "getvar*) echo 'MonitorInterval            = 15'; exit 0 ;; esac; exit 2",
         )
 
     def event(self, name: str, **options: str) -> Ended:
@@ -80,9 +81,10 @@ def test_the_gateway_has_the_address_and_hides_the_others(stand: Natgw) -> None:
     assert done.status == 0
     assert stand.calls() == [
         "ctdb -X nodestatus all",
+        "ctdb getvar MonitorInterval",
         "nft -f -",
         "sysctl -q -w net/ipv4/ip_forward=1",
-        "ip addr replace 10.1.1.121/24 brd + dev eth1",
+        "ip addr replace 10.1.1.121/24 brd + dev eth1 valid_lft 75 preferred_lft 75",
         "ctdb gratarp 10.1.1.121 eth1",
         "ip route replace 0.0.0.0/0 via 10.1.1.254 metric 10",
     ]
@@ -106,6 +108,12 @@ def test_a_gateway_that_is_one_no_more_takes_all_back(stand: Natgw) -> None:
     assert "chain" not in stand.rules()
 
 
+def test_a_stopped_gateway_which_is_never_asked_keeps_the_address(stand: Natgw) -> None:
+    stand.statuses("Disabled", "Stopped Inactive", "")
+    stand.event("ipreallocated")
+    assert "ip addr replace 10.1.1.121/24 brd + dev eth1" in stand.deeds()
+
+
 def test_routes_may_be_others_than_a_default_one(stand: Natgw) -> None:
     routes = "10.1.1.0/24 10.1.2.0/24@10.1.1.253"
     stand.event("ipreallocated", CTDB_NATGW_STATIC_ROUTES=routes)
@@ -127,7 +135,7 @@ def test_other_options_take_back_what_the_old_ones_put(stand: Natgw) -> None:
     stand.event("monitor", CTDB_NATGW_PUBLIC_IP="10.1.1.122/24", CTDB_NATGW_PUBLIC_IFACE="eth2")
     assert stand.deeds()[:2] == [
         "ip addr del 10.1.1.121/24 dev eth1",
-        "ip addr replace 10.1.1.122/24 brd + dev eth2",
+        "ip addr replace 10.1.1.122/24 brd + dev eth2 valid_lft 75 preferred_lft 75",
     ]
 
 
