@@ -21,7 +21,7 @@ from ctdbpy.services.nfs_server import Server
 
 #: What an event waits for clients; those that have not answered by then are told by a process of its own.
 _FIRST_LIMIT_S: Final = 1.5
-_LATER_LIMIT_S: Final = 30.0
+_LATER_LIMIT_S: Final = 60.0
 #: The status monitor answers nobody meanwhile.
 _NOTE_LIMIT_S: Final = 5.0
 
@@ -32,8 +32,8 @@ def run(event: Event) -> None:
         case "add-client":
             note(event, event.arguments[0])
         case "del-client":
-            # A server that ends or starts says so of all clients, and just then they have to be told. Who holds
-            # no locks takes no notice of it, and is forgotten after the next grace period.
+            # A server that ends or starts says so of all clients, and just then they have to be told.
+            # Who holds no locks takes no notice of it, and is forgotten after the next grace period.
             pass
         case "notify":
             epoch, *words = event.arguments

@@ -8,6 +8,7 @@ administrator says clients use.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from ctdbpy.services.oncrpc import Service, opaque, uint
 
 _STATUS: Final = Service("the status monitor", oncrpc.STATUS, 1)
 _SM_NOTIFY: Final = 6
-_AT_ONCE: Final = 32
+_AT_ONCE: Final = 64
+_TRY_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +51,27 @@ def state_of(epoch: int) -> int:
 
 
 def send(wanted: list[Notice], epoch: int, *, limit_s: float) -> list[Notice]:
-    """Tell them all at once, again and again until they answer; those that had no answer in time."""
-    if not wanted:
-        return []
-    with ThreadPoolExecutor(min(_AT_ONCE, len(wanted))) as pool:
-        answered = list(pool.map(lambda notice: _send(notice, epoch, limit_s), wanted))
-    return [notice for notice, is_answered in zip(wanted, answered, strict=True) if not is_answered]
+    """Tell them all, again and again until they answer; those that had no answer in time.
+
+    Many at a time, and none for long: clients that are gone must not keep others waiting.
+    """
+    deadline_s = time.monotonic() + limit_s
+    silent = wanted
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        while silent and time.monotonic() < deadline_s:
+            answered = list(pool.map(lambda notice: _send(notice, epoch, deadline_s), silent))
+            silent = [
+                notice for notice, has_answered in zip(silent, answered, strict=True) if not has_answered
+            ]
+    return silent
 
 
-def _send(notice: Notice, epoch: int, limit_s: float) -> bool:
+def _send(notice: Notice, epoch: int, deadline_s: float) -> bool:
+    """Whether the client has answered, if only that it has no status monitor: then it asks no more of us."""
+    now_s = time.monotonic()
+    until_s = min(deadline_s, now_s + _TRY_S)
+    if until_s <= now_s:
+        return False
     told = opaque(notice.name.encode()) + uint(state_of(epoch))
     try:
         oncrpc.call(
@@ -66,9 +80,9 @@ def _send(notice: Notice, epoch: int, limit_s: float) -> bool:
             _SM_NOTIFY,
             told,
             transport="udp",
-            timeout_s=limit_s,
+            timeout_s=until_s - now_s,
             source=notice.source,
         )
     except ServiceError:
-        return False
+        return time.monotonic() < until_s
     return True

@@ -6,11 +6,13 @@ Source: RFC 5531 (RPC), RFC 4506 (XDR), RFC 1833 (port mapper version 2).
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,6 +35,7 @@ _RPC_VERSION: Final = 2
 _AUTH_NONE: Final = b"\0" * 8
 _LAST_FRAGMENT: Final = 1 << 31
 _UDP_FIRST_PAUSE_S: Final = 0.3
+_NOBODY_THERE: Final = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH)
 _PRIVILEGED: Final = range(1023, 599, -1)
 _ACCEPT_ERRORS: Final = {
     1: "it does not serve that program",
@@ -252,21 +255,30 @@ def _over_udp(connection: socket.socket, xid: int, message: bytes, deadline_s: f
     """Sent again after 0.3 s, 0.6 s …: a datagram may be lost, and who refuses it may just be starting."""
     pause_s = _UDP_FIRST_PAUSE_S
     while True:
-        with suppress(ConnectionRefusedError):
+        with _nobody_there():
             connection.send(message)
         until_s = time.monotonic() + min(pause_s, _left_s(deadline_s))
         pause_s *= 2
         while (left_s := until_s - time.monotonic()) > 0:
             connection.settimeout(left_s)
-            try:
+            data = b""
+            with suppress(TimeoutError), _nobody_there():
                 data = connection.recv(1 << 16)
-            except TimeoutError:
-                break
-            except ConnectionRefusedError:
-                continue
-            reply = decode_reply(xid, data)
+            reply = decode_reply(xid, data) if data else None
             if reply is not None:
                 return reply
+
+
+@contextmanager
+def _nobody_there() -> Iterator[None]:
+    """Pass over what the kernel says of an earlier datagram: the next may find somebody."""
+    try:
+        yield
+    except TimeoutError:
+        raise
+    except OSError as error:
+        if error.errno not in _NOBODY_THERE:
+            raise
 
 
 def _left_s(deadline_s: float) -> float:

@@ -11,12 +11,14 @@ the verb `notices`.
     lock ADDRESS HANDLE OFFSET LENGTH RECLAIM, unlock ADDRESS HANDLE OFFSET LENGTH     NLM's status word
     notices                       [[mon_name, state, from] …] since the last time; waits for one
     forget_notices                those that have come so far
+    restart ADDRESS               tell the server that this machine has restarted, as its status monitor would
     over PROTOCOL                 speak NLM by "udp" (from one port for ever) or "tcp" from now on
 """
 
 from __future__ import annotations
 
 import json
+import os
 import queue
 import socket
 import sys
@@ -31,6 +33,7 @@ from ctdbpy.services.oncrpc import Service, Xdr, opaque, uint
 _NFS: Final = Service("nfs", oncrpc.NFS, 3, 2049)
 _MOUNT: Final = Service("mountd", oncrpc.MOUNT, 3)
 _LOCKS: Final = Service("nlockmgr", oncrpc.LOCK_MANAGER, 4)
+_STATUS: Final = Service("status", oncrpc.STATUS, 1)
 _STATES: Final = (
     "granted",
     "denied",
@@ -100,6 +103,12 @@ class Client:
 
     def unlock(self, address: str, handle: str, offset: int, length: int) -> str:
         return self._nlm(address, 4, opaque(b"c") + self._lock(handle, offset, length))
+
+    def restart(self, address: str) -> str:
+        own = socket.gethostbyname(os.uname().nodename)
+        restarted = opaque(own.encode()) + uint(_STATE + 2)
+        oncrpc.call(address, _STATUS, 6, restarted, transport="udp", timeout_s=_LIMIT_S, source=own)
+        return own
 
     def over(self, protocol: str) -> str:
         self._protocol = protocol

@@ -112,6 +112,14 @@ def test_the_lock_node_knows_clients_and_not_forwarders(nfs: NfsCluster, held: H
         assert len(watched) == (2 if host == held.lock_node else 0), host
 
 
+def test_a_client_that_restarts_frees_its_locks_through_any_address(nfs: NfsCluster, held: Held) -> None:
+    assert held.holder.ask("restart", held.address_b) == nfs.lab.address("c0")
+    wait_until("the range is free", lambda: held.thief.ask(*held.steal()) == "granted", timeout_s=LIMIT_S)
+    place = held.steal()[1:5]
+    assert held.thief.ask("unlock", *place) == "granted"
+    assert held.holder.ask("lock", held.address_b, held.file, *RANGE, False) == "granted"
+
+
 def test_a_lock_outlives_the_lock_node(nfs: NfsCluster, held: Held) -> None:
     held.worker.ask("write", held.address_c, held.file, 0, "begin")
     thief = Repeated(held.thief, *held.steal())

@@ -137,6 +137,14 @@ def test_who_does_not_answer_is_given_up(serve: Callable[[Answer], Service]) -> 
         oncrpc.null(HERE, silent, "udp", timeout_s=0.1)
 
 
+def test_a_datagram_that_nobody_takes_is_waited_for() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind((HERE, 0))
+        port = taken.getsockname()[1]
+    with pytest.raises(ServiceError, match=r"by udp: no answer within 0\.4 s"):
+        oncrpc.null(HERE, Service("thing", 1, 1, port), "udp", timeout_s=0.4)
+
+
 def test_where_nobody_listens_is_said_so() -> None:
     with socket.create_server((HERE, 0)) as listener:
         port = listener.getsockname()[1]
