@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from ctdbpy.errors import ServiceError
+from ctdbpy.errors import CtdbpyError, ServiceError
 from ctdbpy.services import addresses, directories, nfs_checks
 from ctdbpy.services.event import Event
 from ctdbpy.services.nfs_server import Server, server_of
@@ -33,6 +33,8 @@ def run(event: Event) -> None:
             # Samba's daemon of 4.17 knows no startipreallocate.
             if not _has_begun(event):
                 _begin_grace(event, server_of(event), event.arguments[1])
+        case "releaseip":
+            _let_go(event, server_of(event), event.arguments[1])
         case "ipreallocated":
             _tell_clients(event, server_of(event))
         case "monitor":
@@ -86,24 +88,32 @@ def _has_begun(event: Event) -> bool:
         return False
 
 
+def _let_go(event: Event, server: Server, address: str) -> None:
+    """Without a lock node: the node that gets the address gives out its locks."""
+    if is_forwarding(event):
+        return
+    from ctdbpy.services import nfs_clients
+
+    try:
+        nfs_clients.drop(event, server, address)
+    except CtdbpyError as error:
+        event.warnings.append(f"{error}: clients of '{address}' may be refused their own locks")
+
+
 def _tell_clients(event: Event, server: Server) -> None:
-    """Without a lock node each address has its own clients: tell those of addresses that have come here."""
+    """Without a lock node each address has its own clients, who claim their locks where it is now."""
     if is_forwarding(event):
         return
     from ctdbpy.services import nfs_clients
 
     file = state_of(event) / "hosted"
-    try:
-        before = set(file.read_text(encoding="ascii").split())
-    except FileNotFoundError:
-        before = set()
+    before = file.read_text(encoding="ascii").split() if file.exists() else []
     hosted = addresses.hosted(event)
-    gone = before.difference(hosted)
     come = [address for address in hosted if address not in before]
-    if gone:
-        nfs_clients.drop(event, server, gone)
-    if come:
-        nfs_clients.welcome(event, server, come)
+    gone = [address for address in before if address not in hosted]
+    if hosted and (come or gone):
+        begins_grace = bool(come) and not server.begins_grace_at_once
+        nfs_clients.welcome(event, server, hosted, begins_grace=begins_grace)
     file.write_text(" ".join(hosted), encoding="ascii")
 
 
@@ -111,8 +121,15 @@ def _monitor(event: Event, server: Server) -> None:
     state = state_of(event)
     if not event.flag("CTDB_NFS_SKIP_SHARE_CHECK", default=False):
         directories.check("the directory of export", server.exports(), timeout_s=_SHARE_LIMIT_S, state=state)
-    from ctdbpy.services import connections
+    from ctdbpy.services import connections, nfs_clients
+    from ctdbpy.services.nfs_records import Records
 
     nfs_checks.run(event, nfs_checks.wanted(event), server.restart, state / "failures")
     server.check_grace()
     connections.update_tickles(event, _PORT)
+    if not is_forwarding(event):
+        try:
+            with Records(event) as records:
+                nfs_clients.carry_over(event, server, records)
+        except CtdbpyError as error:
+            event.warnings.append(f"{error}: clients that hold locks are noted later")

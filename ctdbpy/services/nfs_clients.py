@@ -56,14 +56,16 @@ def note(event: Event, name: str) -> None:
         raise ServiceError(f"cannot note that '{client}' holds locks; it is tried again: {error}") from None
 
 
-def carry_over(event: Event, records: Records) -> None:
-    """Have the cluster note whom only this node has noted."""
-    waiting = _waiting(event)
-    clients = sorted(os.listdir(waiting))
-    if clients:
-        records.note(_holders(event, records, clients))
-        for client in clients:
-            (waiting / client).unlink(missing_ok=True)
+def carry_over(event: Event, server: Server, records: Records) -> None:
+    """Have the cluster note whom only this node knows: noted here in need, or watched as an address came."""
+    waiting = os.listdir(_waiting(event))
+    keys = {holder.key for holder in records.holders()}
+    watched = _holders(event, records, _watched(event, server))
+    wanted = _holders(event, records, waiting) + [each for each in watched if each.key not in keys]
+    if wanted:
+        records.note(wanted)
+    for client in waiting:
+        (_waiting(event) / client).unlink(missing_ok=True)
 
 
 def known(event: Event, records: Records) -> list[str]:
@@ -71,23 +73,27 @@ def known(event: Event, records: Records) -> list[str]:
     return sorted({holder.client for holder in records.holders()} | set(os.listdir(_waiting(event))))
 
 
-def drop(event: Event, server: Server, gone: Iterable[str]) -> None:
-    """Let go of locks given out at addresses that have left this node: others give them out now."""
+def drop(event: Event, server: Server, address: str) -> None:
+    """Let go of locks given out at an address that leaves this node: another gives them out from now on."""
     with Records(event) as records:
-        clients = {holder.client for holder in records.holders() if holder.server in set(gone)}
-    server.drop_locks(sorted(clients))
+        clients = {holder.client for holder in records.holders() if holder.server == address}
+    if clients:
+        server.drop_locks(sorted(clients))
 
 
-def welcome(event: Event, server: Server, come: list[str]) -> None:
-    """Have the clients of addresses that have come here claim their locks anew."""
+def welcome(event: Event, server: Server, hosted: list[str], *, begins_grace: bool) -> None:
+    """Have the clients of every address that is here claim their locks anew.
+
+    Not of those only that have come: a client that has lost its locks with one address may have had others
+    here, and a server that is restarted has lost all.
+    """
     with Records(event) as records:
-        holders = [holder for holder in records.holders() if holder.server in come]
-        if not server.begins_grace_at_once:
-            server.begin_grace(come[0])
-        epoch = int(time.time())
-        for address in come:
-            tell(event, [holder.client for holder in holders if holder.server == address], [address], epoch)
-        records.forget(holders)
+        holders = records.holders()
+    if begins_grace:
+        server.begin_grace(hosted[0])
+    for address in hosted:
+        clients = [holder.client for holder in holders if holder.server == address]
+        tell(event, clients, [address], int(time.time()))
 
 
 def tell(event: Event, clients: Iterable[str], sources: list[str], epoch: int) -> None:
@@ -114,6 +120,16 @@ def _holders(event: Event, records: Records, clients: list[str]) -> list[Holder]
         return [Holder(client, "", epoch) for client in clients]
     now = int(time.time())
     return [Holder(client, address, now) for client in clients for address in addresses.hosted(event)]
+
+
+def _watched(event: Event, server: Server) -> list[str]:
+    found = []
+    for name in server.watched():
+        try:
+            found.append(_address(name))
+        except ServiceError as error:
+            event.warnings.append(str(error))
+    return found
 
 
 def _waiting(event: Event) -> Path:

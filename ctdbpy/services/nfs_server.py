@@ -96,6 +96,15 @@ class Server(ABC):
             self.stop_nfs()
             self.start_nfs()
 
+    def watched(self) -> list[str]:
+        """The names of the clients that the status monitor watches, for they hold locks here."""
+        found = []
+        for file in (self._statd_state / "sm").glob("*"):
+            # Numbers of who wants to know, then the client's name and our own.
+            words = file.read_text(encoding="utf-8", errors="replace").split()
+            found += words[-2:-1]
+        return found
+
     @abstractmethod
     def start_nfs(self) -> None: ...
 

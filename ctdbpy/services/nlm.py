@@ -118,7 +118,7 @@ class _Node:
         from ctdbpy.services import nfs_clients
 
         with Records(self._event) as records:
-            nfs_clients.carry_over(self._event, records)
+            nfs_clients.carry_over(self._event, self._server, records)
             lock_node = records.lock_node()
             if lock_node is None or lock_node.pnn != records.pnn:
                 return

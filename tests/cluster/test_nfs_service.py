@@ -184,3 +184,21 @@ def test_a_server_that_crashes_is_left(nfs: NfsCluster, held: Held) -> None:
     assert held.holder.ask(*held.claim()) == "granted"
     other = next(address for address in ADDRESSES if address != held.address_b)
     assert held.thief.ask("lock", other, held.file, *RANGE, False) in ("grace", "denied")
+
+
+def test_without_a_lock_node_an_address_takes_its_locks_along(nfs: NfsCluster, held: Held) -> None:
+    for host in nfs.lab.nodes:
+        nfs.cluster.tool(host, "event", "script", "disable", "legacy", "61.nlm-forward")
+        nfs.lab.run(host, ["nft", "delete", "table", "inet", "ctdb_nlm"], timeout_s=LIMIT_S)
+    nfs.cluster.wait_healthy()
+    place = nfs.places()[held.address_b]
+    lock = ("lock", held.address_b, held.file, 1000, 10)
+    wait_until("the lock", lambda: held.holder.ask(*lock, False) == "granted", timeout_s=LIMIT_S, pause_s=0.2)
+    noted = f"{nfs.lab.address('c0')}@{held.address_b}"
+    wait_until("the client is noted there", lambda: noted in nfs.holders(held.b), timeout_s=LIMIT_S)
+    held.holder.ask("forget_notices")
+    nfs.cluster.tool(place, "disable")
+    held.told()
+    assert nfs.places()[held.address_b] != place
+    assert held.holder.ask(*lock, True) == "granted"
+    assert held.thief.ask(*lock, False) in ("grace", "denied")

@@ -27,6 +27,9 @@ class Nfs(Stand):
         for name in ("nft", "conntrack", "exportfs", "rpc.nfsd"):
             self.program(name, "")
         self.program("dbus-send", "echo boolean true")
+        # What is shared with other nodes needs a daemon; with one: tests/cluster.
+        self.forward = self.base / "events" / "legacy" / "61.nlm-forward.script"
+        self.forward.touch(0o755)
 
     def event(self, *arguments: str, **options: str) -> Ended:
         return self.run(
@@ -175,9 +178,16 @@ def test_a_ganesha_that_is_not_on_the_bus_fails_monitor(nfs: Nfs) -> None:
 
 
 def test_with_a_lock_node_no_clients_are_told_here(nfs: Nfs) -> None:
-    forward = nfs.base / "events" / "legacy" / "61.nlm-forward.script"
-    forward.touch(0o755)
     well(nfs.event("ipreallocated"))
+    well(nfs.event("releaseip", "eth9", ADDRESS, "24"))
+
+
+def test_an_address_that_leaves_does_not_wait_for_its_locks(nfs: Nfs) -> None:
+    nfs.forward.unlink()
+    ended = nfs.event("releaseip", "eth9", ADDRESS, "24")
+    assert ended.status == 0
+    assert ended.said.startswith("cannot connect to the daemon at ")
+    assert ended.said.endswith(f": clients of '{ADDRESS}' may be refused their own locks\n")
 
 
 # -- health -------------------------------------------------------------------------------------
@@ -291,3 +301,11 @@ def test_an_export_that_is_gone_fails_the_event(nfs: Nfs) -> None:
     assert ended.status == 1
     assert ended.said == f"cannot reach the directory of export '{nfs.export}': No such file or directory\n"
     well(nfs.event("monitor", CTDB_NFS_SKIP_SHARE_CHECK="yes"))
+
+
+def test_a_node_is_well_though_clients_cannot_be_noted_now(nfs: Nfs) -> None:
+    nfs.forward.unlink()
+    nfs.check("nfs", "service_check_cmd=true")
+    ended = nfs.event("monitor")
+    assert ended.status == 0
+    assert ended.said.endswith(": clients that hold locks are noted later\n")
