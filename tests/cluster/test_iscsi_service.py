@@ -311,6 +311,24 @@ def open_files(stage: Stage, host: str) -> list[str]:
     return stage.lab.run(host, ["ls", "-l", *files], timeout_s=20, check=False).stdout.split() if pids else []
 
 
+def test_an_address_that_comes_and_goes_leaves_its_neighbour_alone(stage: Stage) -> None:
+    neighbour, address = ADDRESSES[:2]
+    host, before = stage.wait_served(neighbour), stage.wait_served(address)
+    assert host != before, "three addresses on three nodes"
+    bystander, writer = stage.initiator(neighbour), stage.initiator(address)
+    for initiator in (bystander, writer):
+        initiator.say("fill 200")
+    for goal in (host, before):
+        stage.cluster.tool(goal, "moveip", address, goal[1:])
+        assert stage.wait_served(address) == goal
+        writer.hear_again()
+    for initiator in (bystander, writer):
+        initiator.hear_writes(50)
+        initiator.stop()
+        assert initiator.ask("verify") == "done"
+    assert bystander.again == []
+
+
 def test_a_killed_daemon_takes_its_tgtds_with_it(stage: Stage) -> None:
     address = ADDRESSES[2]
     host = stage.host_of(address)
