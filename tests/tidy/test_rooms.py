@@ -38,7 +38,7 @@ PURE_ROOMS = {"wire": IMPURE, "core": IMPURE, "sim": IMPURE - {"random"}}
 # Rooms of the core whose only meeting place is `core.node`.
 CORE_SIBLINGS = {"records", "membership", "failover", "events", "messaging", "fencing"}
 
-THIRD_PARTIES = {"grpc": {"api"}, "pyroute2": {"host"}, "click": {"cli"}}
+THIRD_PARTIES = {"grpc": {"api"}, "pyroute2": {"host"}, "click": {"cli"}, "prometheus_client": {"api"}}
 
 _MODULE = re.compile(r"^\s*(?:from\s+([\w.]+)\s+c?import\s+\(?([\w, ]+)|c?import\s+([\w., ]+))", re.MULTILINE)
 
