@@ -44,6 +44,7 @@ def backup(session: Session, database: str, file: str) -> None:
 def restore(session: Session, file: str, name: str | None) -> None:
     """Replace all records of a database by those in FILE, on every node."""
     found = _read(file)
+    backups.check_backup(found)
     target = name or found.name
     moment = datetime.fromtimestamp(found.time_s, UTC).astimezone().isoformat(sep=" ", timespec="seconds")
     session.confirm(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -42,7 +43,9 @@ def list_(session: Session, node: int | None) -> Answer:
         # A node that has not answered in time has the addresses that this node believes it has.
         pnn = each.pnn if each.pnn != UNKNOWN_PNN else believed.get(each.address, UNKNOWN_PNN)
         state = flag_names(NodeFlag(flags[pnn])) if pnn in flags else None
-        rows.append({**_row(each.address.host, pnn), "node_state": state})
+        row = _row(each.address.host, pnn)
+        # What the node itself has said, and not only what others believe.
+        rows.append({**row, "node_state": state, "confirmed": each.pnn != UNKNOWN_PNN})
     return {"addresses": rows}
 
 
@@ -120,11 +123,17 @@ def move(session: Session, address: str, pnn: int) -> None:
     with session.cluster() as cluster:
         number = target(cluster.connection, pnn)
         wanted = addresses.parse_address(address)
-        addresses.keep_trying(
-            cluster.connection,
-            lambda: addresses.move(cluster, wanted, number),
-            lambda error: session.progress(f"it can be moved: {error}"),
-        )
+        try:
+            addresses.keep_trying(
+                cluster.connection,
+                lambda: addresses.move(cluster, wanted, number),
+                lambda error: session.progress(f"it can be moved: {error}"),
+            )
+        except ClientError:
+            # It may be nowhere now.
+            with suppress(ClientError):
+                cluster.take_over()
+            raise
     session.done(f"{wanted} is on node {number}", address=wanted.host, node=number)
 
 

@@ -31,15 +31,14 @@ def show(session: Session, lines: int, follow: bool) -> int:
 
     location = load(Paths.from_environment(os.environ)).settings.log_location
     argv = _reader(location, lines, follow)
-    if session.as_json:
-        done = subprocess.run(argv, capture_output=True, check=False)
-        session.show({"location": location, "lines": done.stdout.decode(errors="replace").splitlines()})
-        return done.returncode
     sys.stdout.flush()
     try:
-        return subprocess.run(argv, check=False).returncode
+        done = subprocess.run(argv, stdout=subprocess.PIPE if session.as_json else None, check=False)
     except OSError as error:
         raise ClientError(f"cannot read the log: '{argv[0]}': {error.strerror}") from error
+    if session.as_json:
+        session.show({"location": location, "lines": done.stdout.decode(errors="replace").splitlines()})
+    return done.returncode
 
 
 def _reader(location: str, lines: int, follow: bool) -> list[str]:

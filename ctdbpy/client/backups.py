@@ -122,6 +122,13 @@ def read_buffers(backup: Backup) -> Iterator[RecBuffer]:
                 raise ClientError(f"cannot read backup '{backup.path}': it is damaged: {error}") from error
 
 
+def check_backup(backup: Backup) -> None:
+    """Read all of it, for whoever is about to replace other records by these. Raises ClientError."""
+    found = sum(len(buffer.records) for buffer in read_buffers(backup))
+    if found != backup.records:
+        raise ClientError(f"cannot use backup '{backup.path}': it has {found} of {backup.records} records")
+
+
 def _read_header(path: str, file: IO[bytes]) -> Backup:
     data = file.read(_HEADER.size)
     if len(data) < _HEADER.size:

@@ -30,6 +30,8 @@ def do_restoredb(tool: Tool, path: str, name: str | None = None) -> None:
     backup = _read(path)
     target = name or backup.name
     print(f"Restoring database {target} from backup @ {_moment(backup)}")
+    with tool.saying("Failed to read records", code=errno.EINVAL):
+        backups.check_backup(backup)
     with tool.saying(f"Failed to attach to DB {target}"):
         database = databases.attach(tool.connection, target, backup.flags)
     databases.replace_records(tool.all_nodes, database, backups.read_buffers(backup), count=backup.records)

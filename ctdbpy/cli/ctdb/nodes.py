@@ -47,6 +47,7 @@ _JSON_FLAGS: Final = (
     ("disabled", NodeFlag.PERMANENTLY_DISABLED),
     ("banned", NodeFlag.BANNED),
     ("unhealthy", NodeFlag.UNHEALTHY),
+    ("deleted", NodeFlag.DELETED),
     ("stopped", NodeFlag.STOPPED),
     ("inactive", NodeFlag.INACTIVE),
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ctdbpy.client.backups import BUFFER_SIZE, NoBackup, read_backup, read_buffers, write_backup
+from ctdbpy.client.backups import BUFFER_SIZE, NoBackup, check_backup, read_backup, read_buffers, write_backup
 from ctdbpy.errors import ClientError
 from ctdbpy.store.tdb import Tdb
 from ctdbpy.wire.constants import DbFlag
@@ -44,6 +44,17 @@ def test_one_that_is_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
         path.write_bytes(whole[:length])
         with pytest.raises(ClientError, match="cannot read backup"):
             list(read_buffers(read_backup(str(path))))
+
+
+def test_one_that_lacks_records_is_not_used(tmp_path: Path) -> None:
+    path = tmp_path / "backup"
+    backup_of(path, {b"a": b"1", b"b": b"2"})
+    whole = bytearray(path.read_bytes())
+    check_backup(read_backup(str(path)))
+    whole[32:40] = (3).to_bytes(8, "little")
+    path.write_bytes(whole)
+    with pytest.raises(ClientError, match="it has 2 of 3 records"):
+        check_backup(read_backup(str(path)))
 
 
 def test_lengths_are_checked_before_memory_is_taken(tmp_path: Path) -> None:
