@@ -19,6 +19,7 @@ from itertools import count, pairwise
 
 INTERVAL_S = 0.02
 _ARP = 0x0806
+_SO_RCVBUFFORCE = 33
 _FRAME = struct.Struct("!6s6sHHHBBH6s4s6s4s")
 _EVERYBODY = b"\xff" * 6
 
@@ -75,6 +76,8 @@ def main(argv: list[str]) -> None:
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ARP)) as wire:
         wire.bind((interface, _ARP))
         wire.setblocking(False)
+        # All answers to a question come at once.
+        wire.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, len(addresses) << 13)
         own_card = wire.getsockname()[4]
         frames = list(_questions(own_card, own, addresses))
         for question in count():

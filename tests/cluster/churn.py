@@ -68,7 +68,8 @@ class Churn:
     def __init__(self, lab: Lab, *, seed: int, addresses: int, without: Collection[str] = ()) -> None:
         self.lab = lab
         self.random = Random(seed)
-        self.addresses = [f"10.78.0.{number}" for number in range(254, 254 - addresses, -1)]
+        self.addresses = [f"10.78.{number // 100}.{254 - number % 100}" for number in range(addresses)]
+        self._watch_s = WATCH_S * max(1, addresses // 100)
         public = [f"{address}/24" for address in self.addresses]
         self.cluster = Cluster(lab, "ctdbpy", public_addresses=public, cluster_lock=False, log_level="INFO")
         #: What is wrong with nodes, by name of the node.
@@ -91,7 +92,7 @@ class Churn:
             self._meet(host)
             self.cluster.start(host)
         self.cluster.wait_healthy()
-        argv = [sys.executable, "-m", "tests.cluster.arp_watch", str(WATCH_S), "pub0"]
+        argv = [sys.executable, "-m", "tests.cluster.arp_watch", str(self._watch_s), "pub0"]
         argv += [self.lab.address("c0"), *self.addresses]
         root = str(Path(__file__).resolve().parents[2])
         self.lab.spawn("c0", argv, self._watch_log, env={"PYTHONPATH": root})
@@ -158,10 +159,10 @@ class Churn:
                 f"step {self._step} ({text}): {address} is on {after[address]}, {now[address]} answer for it"
             )
         silences = [
-            longest_silence_s(answers, each, since=first, until=last, interval_s=WATCH_S)
+            longest_silence_s(answers, each, since=first, until=last, interval_s=self._watch_s)
             for each in self.addresses
         ]
-        doubles = [longest_double_s(answers, each, interval_s=WATCH_S) for each in self.addresses]
+        doubles = [longest_double_s(answers, each, interval_s=self._watch_s) for each in self.addresses]
         return Outcome(text, settled_s, max(silences), max(doubles), len(moved))
 
     def _settle(self, text: str, began_s: float) -> float:
