@@ -150,13 +150,17 @@ class Takeovers:
 
     def wake(self, now_s: float) -> None:
         """Allow runs again, repeat one that failed."""
-        if self._allowed_s is not None and now_s >= self._allowed_s:
-            self._disabled_until_s = None
+        self._allow_again()
         if self._hold_s is not None and now_s >= self._hold_s:
             self._hold_s = None
         if self._retry_s is not None and now_s >= self._retry_s:
             self._retry_s = None
             self.wanted = True
+
+    def _allow_again(self) -> None:
+        """For good: what a run takes up is wanted no more, and it must not be stopped for that."""
+        if self._allowed_s is not None and self._state.now_s >= self._allowed_s:
+            self._disabled_until_s = None
 
     def settle(self) -> None:
         """Make a run if one is wanted and this node may; drop requests that the leader answers."""
@@ -165,6 +169,7 @@ class Takeovers:
             self._lead_no_more()
             return
         self._look_at_flags()
+        self._allow_again()
         if self._busy or self._retry_s is not None or not (self._requests or self.wanted):
             return
         if not self._may_run() or state.runstate < RunState.STARTUP:

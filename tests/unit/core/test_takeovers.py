@@ -386,6 +386,25 @@ def test_nothing_moves_while_runs_are_disabled() -> None:
 
 @pytest.mark.parametrize("what", ["dies", "is disabled", "ends"])
 @pytest.mark.parametrize("leads", [True, False])
+def test_what_happens_to_a_node_long_after_moveip_is_not_held_off(what: str, leads: bool) -> None:
+    cluster = Addressed()
+    node = cluster.leader if leads else (cluster.leader + 1) % 3
+    cluster.message(SRVID_DISABLE_IP_CHECK, U32.pack(20))
+    cluster.advance(4)
+    match what:
+        case "dies":
+            cluster.kill(node)
+        case "is disabled":
+            cluster.ask(node, Control.DISABLE_NODE)
+        case "ends":
+            cluster.give(node, ShutdownAsked("a test"))
+    cluster.advance(1)
+    cluster.check_hosted()
+    assert cluster.counts()[node] == 0
+
+
+@pytest.mark.parametrize("what", ["dies", "is disabled", "ends"])
+@pytest.mark.parametrize("leads", [True, False])
 def test_moveip_holds_runs_off_for_a_moment_if_something_happens_to_a_node(what: str, leads: bool) -> None:
     cluster = Addressed()
     node = cluster.leader if leads else (cluster.leader + 1) % 3
