@@ -36,7 +36,7 @@ WATCH_S: Final = 0.1
 _TOOL_S: Final = 30.0
 FROZEN: Final = "is frozen"
 KILLED: Final = "has its daemon killed"
-_MOVES: Final = re.compile(r"(\S+) goes from (.+) to (nowhere|node \d+): \S")
+_MOVES: Final = re.compile(r"(\S+) goes (?:from .+ )?to (nowhere|node \d+): \S")
 #: So often the next step does not wait for the end of the last.
 _HURRY: Final = 0.2
 
@@ -270,7 +270,7 @@ class Churn:
             self._log_read[host] = self._log_read.get(host, 0) + len(data)
             for line in data.decode(errors="replace").splitlines():
                 if found := _MOVES.search(line):
-                    moves.append((line[:40], found[1].rpartition(" ")[2], found[3]))
+                    moves.append((line[:40], found[1].rpartition(" ")[2], found[2]))
         return {address: target for _when, address, target in sorted(moves)}
 
     def logs(self) -> str:
@@ -280,15 +280,19 @@ class Churn:
     # -- how to do it -----------------------------------------------------------------------------------
 
     def tool(self, about: str, *arguments: str) -> None:
-        """Tell a node something, by the tool on any node that is well."""
+        """Tell a node something."""
+        self._ask(*arguments, "-n", about[1:])
+
+    def _ask(self, *arguments: str) -> None:
+        """Run the tool on any node that is well."""
         well = [host for host in self.lab.nodes if host not in self.broken]
 
         def is_done() -> bool:
             # One that has been mended just now may not be there yet, or not be seen.
             asked = self.random.choice(well)
-            return self.cluster.tool(asked, *arguments, "-n", about[1:], check=False).returncode == 0
+            return self.cluster.tool(asked, *arguments, check=False).returncode == 0
 
-        wait_until(f"{' '.join(arguments)} of {about} is done", is_done, timeout_s=_TOOL_S)
+        wait_until(f"ctdb {' '.join(arguments)} is done", is_done, timeout_s=_TOOL_S)
 
     def power_off(self, host: str) -> None:
         self._namespaces.pop(host, None)
@@ -325,6 +329,12 @@ class Churn:
         carried = sorted(self._carried(host))
         for address in self.random.sample(carried, min(3, len(carried))):
             self.lab.run(host, ["ip", "addr", "del", f"{address}/24", "dev", "pub0"], timeout_s=_TOOL_S)
+
+    def move_to(self, host: str) -> None:
+        """An administrator moves addresses."""
+        others = sorted(set(self.addresses) - self._carried(host))
+        for address in self.random.sample(others, min(3, len(others))):
+            self._ask("moveip", address, host[1:])
 
     def put_wrongly(self, host: str) -> None:
         """Somebody adds addresses by hand that are another node's."""
@@ -387,6 +397,7 @@ FAULTS: Final = (
     Fault("has its guard killed", Churn.kill_guard, None),
     Fault("has addresses removed by hand", Churn.take_away, None),
     Fault("has addresses put by hand", Churn.put_wrongly, None),
+    Fault("has addresses moved to it", Churn.move_to, None),
 )
 
 

@@ -105,7 +105,9 @@ async def _take_as_asked(rooms: Rooms, entry: Entry, who: str) -> str:
     """The leader, who knows why addresses are where they are, has not decided this."""
     problem = await rooms.addresses.take(entry)
     if not problem:
-        rooms.placed.decided(entry.address, rooms.state.pnn, f"moved here: {who}")
+        state = rooms.state
+        state.log(LogLevel.NOTICE, f"{entry.address} goes to node {state.pnn}: {who}")
+        rooms.placed.decided(entry.address, state.pnn, f"moved here: {who}")
     return problem
 
 

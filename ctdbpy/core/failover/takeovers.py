@@ -94,6 +94,9 @@ class Takeovers:
         if in_range(message.srvid, SRVID_SERVER_RANGE):
             # A node that ends: its addresses are nowhere.
             self.want()
+        elif not message.srvid:
+            # A daemon, not a tool: something has happened to its interfaces or addresses.
+            self.wanted = True
 
     def want(self) -> None:
         """Addresses may not be where they should be."""

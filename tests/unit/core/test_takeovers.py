@@ -32,6 +32,7 @@ from ctdbpy.wire.srvids import (
     SRVID_DISABLE_TAKEOVER_RUNS,
     SRVID_REBALANCE_NODE,
     SRVID_TAKEOVER_RUN,
+    SRVID_TOOL_RANGE,
 )
 from ctdbpy.wire.structures import AddrInfo, DisableMessage, PublicIp, SockAddr, SrvidMessage
 from ctdbpy.wire.tunables import Tunables
@@ -384,6 +385,20 @@ def test_nothing_moves_while_runs_are_disabled() -> None:
     assert cluster.counts()[node] == 0
 
 
+@pytest.mark.parametrize("later_s", [0.1, 4])
+def test_an_interface_that_fails_soon_after_moveip_does_not_keep_its_addresses(later_s: float) -> None:
+    cluster = Addressed()
+    node = (cluster.leader + 1) % 3
+    cluster.message(SRVID_DISABLE_IP_CHECK, U32.pack(20))
+    cluster.advance(later_s)
+    host = cluster.nodes[node].host
+    host.links = dict.fromkeys(host.links, False)
+    cluster.give(node, host.seen())
+    cluster.advance(1.1)
+    assert cluster.counts()[node] == 0
+    cluster.check_hosted()
+
+
 @pytest.mark.parametrize("what", ["dies", "is disabled", "ends"])
 @pytest.mark.parametrize("leads", [True, False])
 def test_what_happens_to_a_node_long_after_moveip_is_not_held_off(what: str, leads: bool) -> None:
@@ -428,7 +443,7 @@ def test_moveip_holds_other_runs_off_for_as_long_as_it_said() -> None:
     cluster = Addressed()
     cluster.message(SRVID_DISABLE_IP_CHECK, U32.pack(20))
     cluster.nodes[0].events.clear()
-    cluster.message(SRVID_TAKEOVER_RUN, SrvidMessage(0, 0).pack())
+    cluster.message(SRVID_TAKEOVER_RUN, SrvidMessage(0, SRVID_TOOL_RANGE | 1).pack())
     cluster.advance(19)
     assert "ipreallocated" not in [event.name for event in cluster.nodes[0].events]
     cluster.advance(2)
