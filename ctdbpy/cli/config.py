@@ -142,5 +142,10 @@ def _told(findings: list[Finding]) -> str:
     errors = sum(each.is_error for each in findings)
     if sys.stdout.isatty():
         lines = [click.style(line, fg="red" if line.startswith("error") else "yellow") for line in lines]
-    lines.append(f"{errors} mistakes, {len(findings) - errors} warnings" if findings else "no mistakes found")
+    counts = (_count(errors, "mistake"), _count(len(findings) - errors, "warning"))
+    lines.append(", ".join(filter(None, counts)) or "no mistakes found")
     return "".join(f"{line}\n" for line in lines)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'s' if number > 1 else ''}" if number else ""

@@ -74,7 +74,7 @@ class ScriptOption:
 
 @dataclass(frozen=True, slots=True)
 class ClusterFile:
-    """What the file says. `source` is its name in errors."""
+    """What the file says. `source` is its name in errors, `digest` tells its text from any other."""
 
     source: str
     nodes: tuple[ClusterNode, ...]
@@ -82,6 +82,7 @@ class ClusterFile:
     settings: tuple[Given, ...] = ()
     tunables: tuple[tuple[str, int], ...] = ()
     services: tuple[ScriptOption, ...] = ()
+    digest: str = field(default="", compare=False)
 
     def node_addresses(self) -> tuple[NodeAddress, ...]:
         """The nodes by number, as a nodes file lists them: a number that is not there is a deleted node's."""

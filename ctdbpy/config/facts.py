@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -21,7 +20,7 @@ ADDRESS: Final = "address "
 HOME: Final = "home "
 TUNABLE: Final = "tunable "
 SERVICE: Final = "service "
-FILES: Final = "kind of files"
+FILES: Final = "configuration"
 
 _LOCK: Final = "[cluster] cluster lock"
 _QUORUM: Final = "[cluster] quorum"
@@ -56,7 +55,8 @@ def facts_of(configuration: Configuration) -> dict[str, str]:
             facts[f"{TUNABLE}{spec.name}"] = str(configuration.tunables.get(spec.name))
     for option in configuration.script_options or ():
         facts[f"{SERVICE}{option.script} {option.name}"] = option.value
-    facts[FILES] = "upstream's" if configuration.cluster is None else "cluster.yaml"
+    cluster = configuration.cluster
+    facts[FILES] = "upstream's files" if cluster is None else f"cluster.yaml {cluster.digest}"
     return facts
 
 
@@ -92,12 +92,6 @@ def parse_facts(text: str) -> dict[str, str]:
     """What `facts_text` wrote."""
     pairs = (line.partition(" = ") for line in text.split("\n") if line)
     return {name: value for name, _equals, value in pairs}
-
-
-def digest_of(facts: Facts) -> str:
-    """The same for nodes whose shared facts are the same."""
-    shared = facts_text({name: facts[name] for name in sorted(facts) if is_shared(name)})
-    return hashlib.sha256(shared.encode()).hexdigest()
 
 
 def changes(before: Facts, after: Facts) -> Iterator[tuple[str, str | None, str | None]]:

@@ -140,10 +140,9 @@ def test_debians_files_and_databases_are_taken_over_and_given_back(lab: Lab) -> 
     for host in lab.nodes:
         now = running(lab, host)
         services = {name for name in now if name.startswith("service ")}
-        assert {name: value for name, value in now.items() if name not in services} == {
-            **facts[host],
-            "kind of files": "cluster.yaml",
-        }
+        configuration = {facts[host].pop("configuration"), now.pop("configuration").split()[0]}
+        assert configuration == {"upstream's files", "cluster.yaml"}
+        assert {name: value for name, value in now.items() if name not in services} == facts[host]
         assert "service all CTDB_RPCINFO_LOCALHOST" in services
     assert len({lab.path(host, "/etc/ctdbpy/cluster.yaml").read_text() for host in lab.nodes}) == 1
     stop(lab, ours)

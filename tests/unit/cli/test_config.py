@@ -41,11 +41,14 @@ def config(run: Run) -> Config:
     return config
 
 
-def start_all(daemons: list[Daemon], rest: str = "") -> str:
-    """A cluster on cluster files; their text, but for the place of the log."""
+def start_all(daemons: list[Daemon], rest: str = "", log: Path | None = None) -> str:
+    """A cluster on cluster files; their text, which is the same but for the place of the log."""
     text = ""
     for daemon in daemons:
         text = give_cluster_file(daemon, addresses_of(daemon), rest)
+        if log is not None:
+            text = text.replace(f"{daemon.base}/log", str(log))
+            (daemon.base / "cluster.yaml").write_text(text)
         daemon.spawn()
     for daemon in daemons:
         daemon.wait_serving()
@@ -121,7 +124,8 @@ def test_upstreams_program_reads_the_nodes_that_count(make: Cluster) -> None:
 
 def test_a_cluster_without_mistakes(make: Cluster, config: Config) -> None:
     daemons = make(2)
-    start_all(daemons, f"cluster lock: {daemons[0].base.parent}/lock\n")
+    shared = f"cluster lock: {daemons[0].base.parent}/lock\n"
+    start_all(daemons, shared, log=daemons[0].base.parent / "log")
     done = config(daemons[0], "check")
     told = [line for line in done.stdout.splitlines() if "not read" not in line and "split" not in line]
     assert (done.returncode, told[:-1]) == (0, []), done.stdout
@@ -152,9 +156,10 @@ def test_nodes_that_differ_are_told_apart(make: Cluster, config: Config) -> None
     path.write_text(path.read_text().replace("KeepaliveLimit: many", "KeepaliveLimit: 6"))
     done = config(first, "check")
     assert "error: nodes have files with a different tunable KeepaliveLimit: '5' on node 0" in done.stdout
+    assert f"{differs} configuration: 'cluster.yaml " in done.stdout
     assert (
         "warning: node 1: its files say something else than it runs with: "
-        "tunable KeepaliveLimit: 6 instead of 5; tunable MonitorInterval: 15 instead of 44\n"
+        "tunable KeepaliveLimit: 6 instead of 5; tunable MonitorInterval: 15 instead of 44; configuration: "
     ) in done.stdout
 
 
@@ -206,7 +211,9 @@ def test_a_file_is_brought_to_every_node_and_used(make: Cluster, config: Config,
     wanted.write_text(text)
     dry = config(first, "apply", "--dry-run", str(wanted))
     assert dry.returncode == 0
-    assert sorted(line for line in dry.stdout.splitlines() if "location" not in line) == [
+    own = ("location", " configuration: ")
+    told = [line for line in dry.stdout.splitlines() if not any(word in line for word in own)]
+    assert sorted(told) == [
         f"every node: [cluster] cluster lock: none -> {lock} (after a restart of all nodes together)",
         "every node: [cluster] leader timeout: 5 -> 9 (after a restart)",
         "every node: [logging] log level: DEBUG -> INFO (at once)",
