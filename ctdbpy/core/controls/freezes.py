@@ -51,21 +51,27 @@ def _freeze(rooms: Rooms, database: Database) -> _Answer:
     return rooms.freezes.freeze_anew(database)
 
 
-def _thaw(rooms: Rooms, database: Database) -> _Answer:
-    if rooms.state.is_inactive:
-        # A recovery that began before this node was banned or stopped: it would move without the others.
-        return refuse(f"cannot thaw {database.name!r}: this node is banned or stopped")
-    if rooms.state.suspended:
-        return _thaw_late(rooms, database)
-    return rooms.freezes.thaw(database)
+def _thaw(rooms: Rooms, _request: Request, database: Database) -> _Answer:
+    generation = rooms.state.generation
+    return rooms.freezes.in_turn(database, lambda: _thaw_if_due(rooms, database, generation))
 
 
-async def _thaw_late(rooms: Rooms, database: Database) -> Reply:
-    obstacle = await rooms.standing.lasting_obstacle(rooms.runner)
-    # Of a recovery whose leader has given this node up meanwhile: only another one will do.
-    if obstacle := obstacle or rooms.state.recovery_wanted:
-        return refuse(f"cannot thaw {database.name!r}: this node must not serve: {obstacle}")
-    return await rooms.freezes.thaw(database)
+async def _thaw_if_due(rooms: Rooms, database: Database, generation: int) -> Reply:
+    """Thaw, unless what the leader knew when it asked is not so any more: the database would move alone."""
+    state = rooms.state
+    obstacle = ""
+    if state.suspended:
+        # Also of a recovery whose leader has given this node up meanwhile: only another one will do.
+        obstacle = await rooms.standing.lasting_obstacle(rooms.runner) or state.recovery_wanted
+    if state.is_inactive:
+        reason = "this node is banned or stopped"
+    elif state.generation != generation:
+        reason = "another recovery has begun since this was asked"
+    elif obstacle:
+        reason = f"this node must not serve: {obstacle}"
+    else:
+        return await rooms.freezes.thaw(database)
+    return refuse(f"cannot thaw {database.name!r}: {reason}")
 
 
 def _begin(rooms: Rooms, database: Database, transaction: int) -> _Answer:
@@ -99,7 +105,7 @@ def _push_confirm(rooms: Rooms, database: Database) -> _Answer:
 HANDLERS: dict[Control, Handler] = {
     Control.FREEZE: _freeze_all,
     Control.DB_FREEZE: _of_database(_freeze),
-    Control.DB_THAW: _of_database(_thaw),
+    Control.DB_THAW: of_database(_thaw),
     Control.DB_TRANSACTION_START: _in_transaction(_begin),
     Control.DB_TRANSACTION_COMMIT: _in_transaction(_commit),
     Control.DB_TRANSACTION_CANCEL: _of_database(_cancel),

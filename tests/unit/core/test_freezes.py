@@ -240,6 +240,19 @@ def test_a_freeze_that_fails_leaves_the_database_moving() -> None:
     assert harness.ask(Control.FREEZE).status == -1
 
 
+def test_a_thaw_that_has_waited_while_another_recovery_began_is_refused() -> None:
+    harness = Frozen(freeze=False)
+    request = U32.pack(harness.db_id)
+    harness.hold_jobs = True
+    harness.send(7, Control.DB_FREEZE, request)
+    thaw, effects = harness.send(7, Control.DB_THAW, request)
+    assert not harness.replies(effects, thaw)
+    harness.node.state.generation += 1
+    effects = harness.release_jobs()
+    assert harness.replies(effects, thaw)[0].status != 0
+    assert harness.records.databases[harness.db_id].frozen
+
+
 def test_a_worker_that_dies_thaws_its_database() -> None:
     harness = Frozen()
     harness.in_transaction(Control.DB_TRANSACTION_START)
