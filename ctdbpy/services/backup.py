@@ -13,6 +13,7 @@ import shutil
 import sys
 import tarfile
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -24,30 +25,48 @@ from ctdbpy.services.event import Event
 _PREFIX: Final = "persistent-databases."
 _SUFFIX: Final = ".tar.gz"
 _DAY_S: Final = 24 * 3600
-#: After a failure it is tried again so much later.
-_AGAIN_S: Final = 3600
+#: How often it is looked whether one is due.
+_LOOK_S: Final = 600
 _DATABASE_LIMIT_S: Final = 600.0
 
 
 def run(event: Event) -> None:
-    """Do an event, or make a backup now (`backup`). Raises ServiceError."""
+    """Do an event, or make a backup if one is due (`look`) or now (`backup`). Raises ServiceError."""
     text = event.text("CTDB_PERSISTENT_DB_BACKUP_DIR")
-    if not text or event.name not in ("monitor", "backup"):
+    if not text or event.name not in ("monitor", "look", "backup"):
         return
-    directory = Path(text)
+    plan = read_options(event, Path(text))
+    if event.name != "monitor":
+        _work(event, plan, is_asked_for=event.name == "backup")
+        return
+    # The directory's file system may hang: only the process that is left to itself goes near it.
+    at_s, trouble = _last_look(event)
+    if trouble:
+        event.warnings.append(f"WARNING: {trouble}")
+    if time.time() - at_s >= _LOOK_S:
+        state.write(_note(event), {"at_s": time.time(), "trouble": trouble})
+        commands.leave_running([sys.executable, "-m", "ctdbpy.services", "backup", "look"])
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What script.options say. mode: of the directory, if it has to be made."""
+
+    directory: Path
+    limit: int
+    mode: int
+
+
+def read_options(event: Event, directory: Path) -> Plan:
+    """The options, each as it must be. Raises ServiceError."""
     if not directory.is_absolute():
         raise event.misuse("CTDB_PERSISTENT_DB_BACKUP_DIR", "it must be an absolute path")
     limit = event.number("CTDB_PERSISTENT_DB_BACKUP_LIMIT", 14, least=1)
-    _make_directory(event, directory)
-    if event.name == "backup":
-        _back_up(event, directory, limit)
-        return
-    at_s, trouble = _last_try(event)
-    if trouble:
-        event.warnings.append(f"WARNING: {trouble}")
-    if time.time() - at_s >= _AGAIN_S and is_due(directory) and _is_leader(event):
-        state.write(_note(event), {"at_s": time.time(), "trouble": ""})
-        commands.leave_running([sys.executable, "-m", "ctdbpy.services", "backup", "backup"])
+    try:
+        mode = int(event.text("CTDB_PERSISTENT_DB_BACKUP_MODE", "0700"), 8)
+    except ValueError:
+        raise event.misuse("CTDB_PERSISTENT_DB_BACKUP_MODE", "it must be an octal mode, as 0700") from None
+    return Plan(directory, limit, mode)
 
 
 def is_due(directory: Path) -> bool:
@@ -56,31 +75,44 @@ def is_due(directory: Path) -> bool:
     return time.time() - youngest >= _DAY_S
 
 
-def _back_up(event: Event, directory: Path, limit: int) -> None:
-    """Make one, and forget the oldest beyond the limit. Raises ServiceError, noted for `monitor`."""
-    lock = event.keep("backup") / "lock"
-    with lock.open("w") as file:
+def _work(event: Event, plan: Plan, *, is_asked_for: bool) -> None:
+    """Make one if need be, forget the oldest beyond the limit. Raises ServiceError, noted for `monitor`."""
+    with (event.keep("backup") / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ServiceError("cannot make a backup: another one is being made") from None
-        scratch = directory / f".new-{os.uname().nodename}"
         try:
-            shutil.rmtree(scratch, ignore_errors=True)
-            scratch.mkdir(mode=0o700)
-            troubles = _write(event, directory, scratch)
-            for old in _backups(directory)[limit:]:
-                old.unlink()
+            troubles = _back_up(event, plan) if is_asked_for or _is_wanted(event, plan) else []
         except OSError as error:
-            troubles = [f"{error.filename or directory}: {error.strerror}"]
+            troubles = [f"'{error.filename or plan.directory}': {error.strerror}"]
         except ServiceError as error:
             troubles = [str(error)]
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    trouble = f"cannot back all persistent databases up: {'; '.join(troubles)}" if troubles else ""
-    state.write(_note(event), {"at_s": time.time(), "trouble": trouble})
+        trouble = f"cannot back all persistent databases up: {'; '.join(troubles)}" if troubles else ""
+        state.write(_note(event), {"at_s": time.time(), "trouble": trouble})
     if trouble:
         raise ServiceError(trouble)
+
+
+def _is_wanted(event: Event, plan: Plan) -> bool:
+    return is_due(plan.directory) and tool.run(event, "leader").strip() == tool.run(event, "pnn").strip()
+
+
+def _back_up(event: Event, plan: Plan) -> list[str]:
+    """What went wrong. Raises OSError, ServiceError when nothing went right."""
+    if not plan.directory.is_dir():
+        plan.directory.mkdir(parents=True)
+        plan.directory.chmod(plan.mode)
+    scratch = plan.directory / f".new-{os.uname().nodename}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(mode=0o700)
+    try:
+        troubles = _write(event, plan.directory, scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    for old in _backups(plan.directory)[plan.limit :]:
+        old.unlink()
+    return troubles
 
 
 def _write(event: Event, directory: Path, scratch: Path) -> list[str]:
@@ -105,36 +137,16 @@ def _write(event: Event, directory: Path, scratch: Path) -> list[str]:
     return troubles
 
 
-def _make_directory(event: Event, directory: Path) -> None:
-    mode = event.text("CTDB_PERSISTENT_DB_BACKUP_MODE", "0700")
-    try:
-        number = int(mode, 8)
-    except ValueError:
-        raise event.misuse("CTDB_PERSISTENT_DB_BACKUP_MODE", "it must be an octal mode, as 0700") from None
-    try:
-        if not directory.is_dir():
-            directory.mkdir(parents=True)
-            directory.chmod(number)
-    except OSError as error:
-        raise ServiceError(
-            f"cannot make CTDB_PERSISTENT_DB_BACKUP_DIR='{directory}': {error.strerror}"
-        ) from None
-
-
 def _backups(directory: Path) -> list[Path]:
     """The youngest first."""
     return sorted(directory.glob(f"{_PREFIX}*{_SUFFIX}"), reverse=True)
-
-
-def _is_leader(event: Event) -> bool:
-    return tool.run(event, "leader").strip() == tool.run(event, "pnn").strip()
 
 
 def _note(event: Event) -> Path:
     return event.keep("backup") / "last.json"
 
 
-def _last_try(event: Event) -> tuple[float, str]:
+def _last_look(event: Event) -> tuple[float, str]:
     """When it was, and what went wrong."""
     kept = state.read(_note(event))
     try:

@@ -69,15 +69,18 @@ class Stand:
         """Run an event script ("05.system") with these options in its script.options."""
         path = self.base / "events" / "legacy" / f"{script}.script"
         shutil.copy(ROOT / "eventscripts" / f"{script}.script", path)
-        text = "".join(f"{name}='{value}'\n" for name, value in options.items())
-        (self.base / "script.options").write_text(text)
+        self.set_options(**options)
         return self._run([str(path), *arguments])
 
     def helper(self, name: str, *arguments: str, **options: str) -> Ended:
         """Run a helper program of the tool."""
+        self.set_options(**options)
+        return self._run([str(ROOT / "eventscripts" / "helpers" / name), *arguments])
+
+    def set_options(self, **options: str) -> None:
+        """Write script.options."""
         text = "".join(f"{name}='{value}'\n" for name, value in options.items())
         (self.base / "script.options").write_text(text)
-        return self._run([str(ROOT / "eventscripts" / "helpers" / name), *arguments])
 
     def shell(self, text: str) -> Ended:
         """Run a script of an administrator, which has read the functions."""

@@ -9,13 +9,12 @@ import os
 import re
 import signal
 import tarfile
-import time
 from pathlib import Path
 
 import pytest
 
 from ctdbpy.store import tdb
-from tests.unit.services.stand import Stand
+from tests.unit.services.stand import Ended, Stand
 
 KINDS = ("volatile", "persistent", "state")
 
@@ -202,8 +201,7 @@ def backups(stand: Stand) -> list[Path]:
 
 def test_a_backup_has_every_persistent_database(stand: Stand) -> None:
     stand.program("ctdb", _TOOL.format(pnn=1, bad="none"))
-    text = "".join(f"{name}='{value}'\n" for name, value in options(stand).items())
-    (stand.base / "script.options").write_text(text)
+    stand.set_options(**options(stand))
     done = stand.shell("run_service backup backup")
     assert (done.status, done.said) == (0, "")
     (backup,) = backups(stand)
@@ -218,8 +216,7 @@ def test_a_backup_has_every_persistent_database(stand: Stand) -> None:
 
 def test_what_cannot_be_backed_up_is_told_and_the_rest_is(stand: Stand) -> None:
     stand.program("ctdb", _TOOL.format(pnn=1, bad="one"))
-    text = "".join(f"{name}='{value}'\n" for name, value in options(stand).items())
-    (stand.base / "script.options").write_text(text)
+    stand.set_options(**options(stand))
     done = stand.shell("run_service backup backup")
     assert done.status == 1
     assert "cannot back all persistent databases up: cannot run 'ctdb backupdb one.tdb" in done.said
@@ -232,35 +229,46 @@ def test_what_cannot_be_backed_up_is_told_and_the_rest_is(stand: Stand) -> None:
 
 
 def test_the_leader_makes_one_a_day(stand: Stand) -> None:
+    stand.set_options(**options(stand))
+    look = "run_service backup look"
     stand.program("ctdb", _TOOL.format(pnn=0, bad="none"))
-    assert stand.run("95.database", "monitor", **options(stand)).status == 0
+    assert stand.shell(look) == Ended(0, "")
     assert stand.calls("ctdb") == ["ctdb leader", "ctdb pnn"]
-    young = stand.directory / "backups" / "persistent-databases.20260101T000000Z.tar.gz"
-    young.write_text("")
     stand.program("ctdb", _TOOL.format(pnn=1, bad="none"))
-    assert stand.run("95.database", "monitor", **options(stand)).status == 0
-    assert stand.calls("ctdb") == []
-    os.utime(young, (0, 0))
+    for count in (1, 1):
+        assert stand.shell(look) == Ended(0, "")
+        assert len(backups(stand)) == count
+    old = backups(stand)[0].rename(
+        stand.directory / "backups" / "persistent-databases.20200101T000000Z.tar.gz"
+    )
+    os.utime(old, (0, 0))
+    assert stand.shell(look) == Ended(0, "")
+    assert len(backups(stand)) == 2
+
+
+def test_monitor_does_not_wait_for_a_backup(stand: Stand) -> None:
     turn = stand.directory / "turn"
     os.mkfifo(turn)
     stand.program(
         "ctdb", _TOOL.format(pnn=1, bad="none").replace("backupdb*)", f"backupdb*) echo now >{turn};")
     )
-    # The event does not wait for the backup, which now waits for us.
-    assert stand.run("95.database", "monitor", **options(stand)).status == 0
+    # The backup waits for us, and no second one is begun meanwhile.
+    for _ in range(2):
+        assert stand.run("95.database", "monitor", **options(stand)) == Ended(0, "")
     assert [turn.read_text() for _ in range(2)] == ["now\n", "now\n"]
     with (stand.state / "backup" / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-    assert len(backups(stand)) == 2
+    assert len(backups(stand)) == 1
+    assert json.loads((stand.state / "backup" / "last.json").read_text())["trouble"] == ""
 
 
-def test_after_a_failure_it_is_not_tried_at_once(stand: Stand) -> None:
-    stand.program("ctdb", _TOOL.format(pnn=1, bad="none"))
+def test_two_backups_are_not_made_at_once(stand: Stand) -> None:
+    stand.set_options(**options(stand))
     (stand.state / "backup").mkdir()
-    (stand.state / "backup" / "last.json").write_text(json.dumps({"at_s": time.time(), "trouble": "so"}))
-    done = stand.run("95.database", "monitor", **options(stand))
-    assert (done.status, done.said) == (0, "WARNING: so\n")
-    assert stand.calls("ctdb") == []
+    with (stand.state / "backup" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = stand.shell("run_service backup backup")
+    assert done == Ended(1, "cannot make a backup: another one is being made\n")
 
 
 def test_old_backups_go(stand: Stand) -> None:
@@ -270,10 +278,7 @@ def test_old_backups_go(stand: Stand) -> None:
     for day in range(1, 6):
         (directory / f"persistent-databases.2020010{day}T000000Z.tar.gz").write_text("")
     (directory / "mine").write_text("")
-    given = options(stand, CTDB_PERSISTENT_DB_BACKUP_LIMIT="2")
-    (stand.base / "script.options").write_text(
-        "".join(f"{name}='{value}'\n" for name, value in given.items())
-    )
+    stand.set_options(**options(stand, CTDB_PERSISTENT_DB_BACKUP_LIMIT="2"))
     assert stand.shell("run_service backup backup").status == 0
     left = [path.name for path in backups(stand)]
     assert left[:2] == ["mine", "persistent-databases.20200105T000000Z.tar.gz"]
