@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 
+from ctdbpy.config.cluster_reader import read_cluster
 from ctdbpy.config.nodes import load_nodes
 from ctdbpy.config.public_addresses import load_public_addresses
 from ctdbpy.config.script_options import parse_script_options
@@ -38,6 +39,24 @@ def test_options_that_are_commented_out_show_their_default() -> None:
             assert default == option[2] or (section, option[1]) in NO_FIXED_DEFAULT, line
             shown += 1
     assert shown > 10
+
+
+def test_the_example_of_one_file_for_the_cluster_is_read_also_when_uncommented() -> None:
+    text = (ETC / "cluster.yaml").read_text()
+    nodes = load_nodes(ETC / "nodes")
+    assert read_cluster(text, "cluster.yaml").node_addresses() == nodes
+    uncommented = re.sub(r"^#(?=\S|  )", "", text, flags=re.MULTILINE)
+    file = read_cluster(uncommented, "cluster.yaml")
+    assert file.node_addresses() == nodes
+    assert {given.option for given in file.settings} == {
+        "cluster lock",
+        "quorum",
+        "location",
+        "leader timeout",
+    }
+    assert len(file.addresses) == 2
+    assert file.tunables == (("MonitorInterval", Tunables().get("MonitorInterval")),)
+    assert [option.script for option in file.services] == ["all", "50.samba"]
 
 
 def test_the_example_nodes_are_all_in_service() -> None:
