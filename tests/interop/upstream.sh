@@ -15,8 +15,8 @@ clients  run upstream's test clients on three daemons, all three nodes at a time
 tests    run upstream's test scripts, INTEGRATION/database unless TESTs are named
 
 Needs root: everything runs in a network namespace with nothing but a loopback interface.
-A daemon of ours is that of this tree, run by .venv/bin/python. In UNIT/tool, where upstream's stand-in for a
-daemon is asked, ours is the program `ctdb` instead.
+A daemon of ours is that of this tree, run by .venv/bin/python. In UNIT/tool and UNIT/onnode, where upstream's
+stand-in for a daemon is asked, ours are the programs `ctdb` and `onnode` instead.
 TEXT
     exit 2
 }
@@ -80,6 +80,17 @@ TEXT
 PYTHONPATH=$CTDBPY_PATH exec "$CTDBPY_PYTHON" -m ctdbpy.cli.ctdb "$@"
 TEXT
         chmod +x "$stage/bin/ctdb"
+        ;;
+    esac
+    case " $* " in *" UNIT/onnode"*)
+        ONNODE=$stage/bin/onnode
+        export ONNODE
+        rm -f "$ONNODE"
+        cat >"$ONNODE" <<'TEXT'
+#!/bin/sh
+PYTHONPATH=$CTDBPY_PATH exec "$CTDBPY_PYTHON" -m ctdbpy.cli.onnode "$@"
+TEXT
+        chmod +x "$ONNODE"
         ;;
     esac
     cd "$stage"
