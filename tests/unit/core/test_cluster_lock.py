@@ -12,7 +12,8 @@ from ctdbpy.core.leader.cluster_lock import CHECK_TIMEOUT_S, CHECK_WAIT_S, LOCK_
 from ctdbpy.core.state import NOBODY, NodeConfig, State
 from ctdbpy.wire.constants import RecoveryMode
 from ctdbpy.wire.tunables import Tunables
-from tests.unit.core.fakes import ChosenEntropy, FakeRecords
+from tests.unit.core.fake_records import FakeRecords
+from tests.unit.core.fakes import ChosenEntropy
 
 HELD = LockOutcome.HELD
 CONTENDED = LockOutcome.CONTENDED

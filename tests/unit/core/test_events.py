@@ -12,7 +12,8 @@ from ctdbpy.core.events.events import EVENTS, Events
 from ctdbpy.core.inputs import EventEnded
 from ctdbpy.core.state import State
 from ctdbpy.wire.constants import RecoveryMode
-from tests.unit.core.fakes import ChosenEntropy, FakeRecords, one_node
+from tests.unit.core.fake_records import FakeRecords
+from tests.unit.core.fakes import ChosenEntropy, one_node
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from ctdbpy.wire.constants import UNKNOWN_PNN, NodeFlag
 from ctdbpy.wire.controls import Control
 from ctdbpy.wire.srvids import SRVID_PLACEMENTS
 from ctdbpy.wire.structures import Placement, Placements, PublicIp, Reason, SockAddr
+from tests.unit.core.addressed import ADDRESSES, Addressed
 from tests.unit.core.fakes import of_kind
-from tests.unit.core.test_takeovers import ADDRESSES, Addressed
 
 ADDRESS = ADDRESSES[0]
 

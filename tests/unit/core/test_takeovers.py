@@ -4,29 +4,21 @@
 from __future__ import annotations
 
 import errno
-import random
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
-from ctdbpy.core.effects import Effect, Exit, Log, LogLevel, RemoveAddress, ReplyToNode, SendMessage
-from ctdbpy.core.failover import run, slices
-from ctdbpy.core.failover.slices import SLICE
+from ctdbpy.core.effects import Exit, Log, LogLevel, RemoveAddress, SendMessage
+from ctdbpy.core.failover import slices
 from ctdbpy.core.inputs import (
     HomeNodesRead,
-    Input,
     MessageArrived,
     NodeControlArrived,
-    PublicAddress,
     ShutdownAsked,
     TimeElapsed,
 )
-from ctdbpy.core.state import Quorum
 from ctdbpy.wire.codecs import I32, U32
-from ctdbpy.wire.constants import ControlFlag, NodeFlag
+from ctdbpy.wire.constants import NodeFlag
 from ctdbpy.wire.controls import Control
-from ctdbpy.wire.packets import ReqControl
 from ctdbpy.wire.srvids import (
     SRVID_DISABLE_IP_CHECK,
     SRVID_DISABLE_TAKEOVER_RUNS,
@@ -36,92 +28,8 @@ from ctdbpy.wire.srvids import (
 )
 from ctdbpy.wire.structures import AddrInfo, DisableMessage, PublicIp, SockAddr, SrvidMessage
 from ctdbpy.wire.tunables import Tunables
-from tests.unit.core.clusters import Cluster
-from tests.unit.core.fakes import Harness, of_kind
-
-ADDRESSES = tuple(f"192.0.2.{number}" for number in range(1, 13))
-LINES = tuple(PublicAddress(each, 24, ("eth0", "eth1")) for each in ADDRESSES)
-MAJORITY = {"quorum": Quorum.MAJORITY}
-
-
-def order(opcode: Control, pnn: int) -> ReqControl:
-    """A control for a node that nobody waits for."""
-    return ReqControl(0, pnn, pnn, 0, opcode, 0, 0, ControlFlag.NOREPLY, b"")
-
-
-class Addressed(Cluster):
-    """A cluster with public addresses, healthy, that never has one twice."""
-
-    def __init__(self, count: int = 3, **changes: Any) -> None:
-        #: After so many answers of this node to others something happens.
-        self.answering, self.interrupted_after, self._answers = -1, 0, 0
-        self.interrupt: Callable[[], object] = lambda: None
-        super().__init__(count, **({"public_addresses": LINES} | MAJORITY | changes))
-        for harness in self.nodes:
-            harness.give(harness.host.seen())
-        self.advance(10)
-
-    def _send_all(self, harness: Harness, effects: list[Effect]) -> None:
-        super()._send_all(harness, effects)
-        if harness.config.pnn == self.answering and of_kind(effects, ReplyToNode):
-            self._answers += 1
-            if self._answers == self.interrupted_after:
-                self.interrupt()
-        twice = {address: pnns for address, pnns in self.holders().items() if len(pnns) > 1}
-        assert not twice, twice
-
-    def _look_at_leases(self) -> None:
-        super()._look_at_leases()
-        for pnn, told in self._told.items():
-            harness = self.nodes[pnn]
-            near = [other for one, other in self.links if one == pnn and pnn in self._told[other].linked]
-            if told.keeps and len(near) < told.needed and harness.host.carried and pnn not in self.dead:
-                # The helper that holds them sees that the lease is over.
-                harness.host.carried.clear()
-                self._queue.append((pnn, harness.host.seen()))
-
-    def holders(self) -> dict[str, list[int]]:
-        """By address: nodes that have it on an interface."""
-        found: dict[str, list[int]] = {}
-        for pnn, harness in enumerate(self.nodes):
-            if pnn not in self.dead:
-                for address in harness.host.carried:
-                    found.setdefault(address, []).append(pnn)
-        return found
-
-    def counts(self) -> list[int]:
-        return [len(each.host.carried) if pnn not in self.dead else 0 for pnn, each in enumerate(self.nodes)]
-
-    def check_hosted(self) -> None:
-        """Every address is somewhere, and all who know it know where."""
-        holders = self.holders()
-        assert sorted(holders) == sorted(ADDRESSES)
-        for address, (pnn,) in holders.items():
-            assert self.nodes[pnn].node.rooms.addresses.table.entries[address].pnn == pnn
-
-    def give_all(self, pnn: int, happened: list[Input]) -> None:
-        """Inputs of one node, one right after the other: what follows from them comes later."""
-        self._queue += [(pnn, each) for each in happened]
-        self._deliver()
-
-    @property
-    def leader(self) -> int:
-        (leader,) = {
-            each.node.state.leader
-            for pnn, each in enumerate(self.nodes)
-            if pnn not in self.dead and each.node.state.has_lease
-        }
-        return leader
-
-    def tell(self, harness: Harness, effects: list[Effect]) -> None:
-        """A node's effects, which have waited, arrive."""
-        self._send_all(harness, effects)
-        self._deliver()
-
-    def message(self, srvid: int, data: bytes) -> None:
-        """A tool's message to all nodes."""
-        for pnn in range(len(self.nodes)):
-            self.give(pnn, MessageArrived(0, srvid, data))
+from tests.unit.core.addressed import ADDRESSES, Addressed, order
+from tests.unit.core.fakes import of_kind
 
 
 def test_addresses_are_spread_over_healthy_nodes() -> None:
@@ -549,115 +457,3 @@ def test_a_node_cut_off_drops_its_addresses_before_others_take_them() -> None:
             cluster.link(alone, pnn)
     cluster.advance(3)
     assert cluster.counts() == [4, 4, 4]
-
-
-# -- anything may happen ----------------------------------------------------------------------------------
-
-
-class Troubles:
-    """Failures by chance, each with what mends it."""
-
-    def __init__(self, cluster: Addressed, chance: random.Random) -> None:
-        self.cluster = cluster
-        self.chance = chance
-        self.count = len(cluster.nodes)
-
-    def next(self) -> tuple[str, Callable[[], None]]:
-        """One failure; its name, and its repair."""
-        pnn = self.chance.randrange(self.count)
-        kinds = [self.die, self.cut_off, self.part, self.disable, self.stop]
-        kinds += [self.sicken, self.unplug, self.meddle]
-        kind = self.chance.choice(kinds)
-        return f"{kind.__name__} {pnn}", kind(pnn)
-
-    def die(self, pnn: int) -> Callable[[], None]:
-        self.cluster.kill(pnn)
-
-        def repair() -> None:
-            self.cluster.restart(pnn)
-            self.cluster.give(pnn, self.cluster.nodes[pnn].host.seen())
-
-        return repair
-
-    def cut_off(self, pnn: int) -> Callable[[], None]:
-        others = [each for each in range(self.count) if each != pnn]
-        for other in others:
-            self.cluster.cut(pnn, other)
-
-        def repair() -> None:
-            for other in others:
-                self.cluster.link(pnn, other)
-
-        return repair
-
-    def part(self, pnn: int) -> Callable[[], None]:
-        """Two nodes lose each other and nobody else."""
-        other = (pnn + 1 + self.chance.randrange(self.count - 1)) % self.count
-        self.cluster.cut(pnn, other)
-        return lambda: self.cluster.link(pnn, other)
-
-    def disable(self, pnn: int) -> Callable[[], None]:
-        self.cluster.ask(pnn, Control.DISABLE_NODE)
-        return lambda: self._ask(pnn, Control.ENABLE_NODE)
-
-    def stop(self, pnn: int) -> Callable[[], None]:
-        self.cluster.ask(pnn, Control.STOP_NODE)
-        return lambda: self._ask(pnn, Control.CONTINUE_NODE)
-
-    def _ask(self, pnn: int, opcode: Control) -> None:
-        self.cluster.ask(pnn, opcode)
-
-    def sicken(self, pnn: int) -> Callable[[], None]:
-        self.cluster.nodes[pnn].verdicts["monitor"] = (errno.ENOEXEC, "50.samba failed")
-        return self.cluster.nodes[pnn].verdicts.clear
-
-    def unplug(self, pnn: int) -> Callable[[], None]:
-        harness = self.cluster.nodes[pnn]
-        names = self.chance.choice([["eth0"], ["eth1"], ["eth0", "eth1"]])
-        harness.host.links.update(dict.fromkeys(names, False))
-        self.cluster.give(pnn, harness.host.seen())
-
-        def repair() -> None:
-            harness.host.links.update(dict.fromkeys(names, True))
-            self.cluster.give(pnn, harness.host.seen())
-
-        return repair
-
-    def meddle(self, pnn: int) -> Callable[[], None]:
-        """Somebody removes addresses by hand."""
-        harness = self.cluster.nodes[pnn]
-        for address in list(harness.host.carried):
-            if self.chance.random() < 0.5:
-                del harness.host.carried[address]
-        self.cluster.give(pnn, harness.host.seen())
-        return lambda: None
-
-
-@pytest.mark.parametrize(("seed", "slice_"), [(0, SLICE), (1, SLICE), (2, 1), (3, 500)])
-def test_each_address_is_in_one_place_whatever_fails(
-    seed: int, slice_: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in (run, slices):
-        monkeypatch.setattr(module, "SLICE", slice_)
-    chance = random.Random(seed)
-    cluster = Addressed(4)
-    troubles = Troubles(cluster, chance)
-    for number in range(50):
-        name, repair = troubles.next()
-        cluster.advance(chance.choice([0.0, 0.3, 20.0]))
-        if number % 2:
-            cluster.advance(20)
-            try:
-                cluster.check_hosted()
-            except AssertionError as error:
-                raise AssertionError(f"seed {seed}, {number}: after {name}") from error
-        repair()
-        cluster.advance(20)
-        try:
-            cluster.check_hosted()
-        except AssertionError as error:
-            raise AssertionError(f"seed {seed}, {number}: after {name} was repaired") from error
-        assert max(cluster.counts()) - min(cluster.counts()) <= 1
-        for harness in cluster.nodes:
-            harness.effects.clear()
-            harness.events.clear()

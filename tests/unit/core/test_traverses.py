@@ -20,7 +20,8 @@ from ctdbpy.wire.packets import ReqControl
 from ctdbpy.wire.records import RecData, RecordHeader
 from ctdbpy.wire.srvids import SRVID_TRAVERSE_PACE
 from ctdbpy.wire.structures import TraverseAll, TraverseAllExt, TraverseStart, TraverseStartExt
-from tests.unit.core.fakes import Harness, each_record, of_kind, several_nodes
+from tests.unit.core.fake_records import each_record
+from tests.unit.core.fakes import Harness, of_kind, several_nodes
 
 SRVID = 0xBE << 56 | 4711
 
