@@ -74,8 +74,8 @@ def apply_file(session: Session, paths: Paths, file: Path | None, ways: Ways) ->
         failures = _store(cluster, text, reachable)
         if failures:
             raise ClientError(
-                f"cannot keep '{source}' on every node: {'; '.join(failures)}; the others have it, and "
-                "nobody uses it yet: mend that and apply it again"
+                f"cannot keep '{source}' on every node: {'; '.join(failures)}; the others have it, but "
+                "for its script options nobody uses it yet: mend that and apply it again"
             )
         failures = _use(cluster, plan)
         fresh = _fresh(wanted, nodes)
@@ -220,7 +220,10 @@ def _reload_nodes(cluster: Cluster, plan: _Plan) -> list[str]:
             elif replies[pnn].status != 0:
                 failures.append(f"node {pnn}: {replies[pnn].error or 'cannot reload the nodes'}")
     finally:
-        cluster.hold_up(SRVID_DISABLE_RECOVERIES, plan, 0)
+        try:
+            cluster.hold_up(SRVID_DISABLE_RECOVERIES, plan, 0)
+        except ClientError as wrong:
+            failures.append(f"there is no recovery for up to {seconds} s: {wrong}")
     return failures
 
 

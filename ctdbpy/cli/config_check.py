@@ -15,6 +15,7 @@ from ctdbpy.cli.config_network import firewall_problems, unreachable
 from ctdbpy.cli.session import Session
 from ctdbpy.client.connection import Connection, NoDaemon
 from ctdbpy.client.nodes import Cluster, connected
+from ctdbpy.config.cluster_reader import read_cluster
 from ctdbpy.config.cluster_settings import host_has
 from ctdbpy.config.configuration import Configuration, host_problems, load, load_cluster, load_files
 from ctdbpy.config.facts import ADDRESS, NODE, changes, is_shared, parse_facts
@@ -133,9 +134,11 @@ def check_cluster(
     request = ConfigurationRequest(ConfigurationAction.READ)
     if file is not None and file.is_file():
         try:
-            request = ConfigurationRequest(ConfigurationAction.CHECK, cluster_text_of(file))
+            text = cluster_text_of(file)
+            read_cluster(text, str(file))
         except ConfigError:
-            return []  # Said already, by whoever looked at this host.
+            return []  # Said already, by whoever looked at this host; other nodes have nothing to add.
+        request = ConfigurationRequest(ConfigurationAction.CHECK, text)
     try:
         connection = session.connect()
     except NoDaemon:

@@ -191,6 +191,19 @@ def test_without_a_daemon_the_host_is_checked_alone(make: Cluster, config: Confi
     assert json.loads(local.stdout) == {"findings": []}
 
 
+def test_a_file_with_a_mistake_is_told_of_once(make: Cluster, config: Config, tmp_path: Path) -> None:
+    (daemon,) = make()
+    daemon.start()
+    wrong = tmp_path / "wrong.yaml"
+    for text, why in (("nodes: [\n", "mend the YAML"), ("nodes: []\0\n", "#x0000"), ("", "it names no node")):
+        wrong.write_text(text)
+        done = config(daemon, "check", str(wrong))
+        (line, count) = done.stdout.splitlines()
+        assert (done.returncode, done.stderr, count) == (1, "", "1 mistake")
+        assert f"{wrong}:" in line
+        assert why in line
+
+
 # -- apply -----------------------------------------------------------------------------------------
 
 
@@ -263,6 +276,24 @@ def test_what_one_node_cannot_use_changes_no_node(make: Cluster, config: Config,
     )
     assert (first.base / "cluster.yaml").read_text() == own
     assert (second.base / "cluster.yaml").read_text() == before
+
+
+def test_a_file_that_one_node_cannot_keep_is_applied_again(make: Cluster, config: Config) -> None:
+    daemons = make(2)
+    first, second = daemons
+    start_all(daemons, "quorum: none\n")
+    path = first.base / "cluster.yaml"
+    path.write_text(path.read_text() + "tunables: {MonitorInterval: 44}\n")
+    in_the_way = second.base / "cluster.yaml.old"
+    in_the_way.mkdir()
+    failed = config(first, "apply", "--yes")
+    assert failed.returncode == 1
+    assert f"node 1: cannot write '{second.base}/cluster.yaml': Is a directory" in failed.stderr
+    assert [tunable(daemon, "MonitorInterval") for daemon in daemons] == [15, 15]
+    in_the_way.rmdir()
+    assert config(first, "apply", "--yes").returncode == 0
+    assert [tunable(daemon, "MonitorInterval") for daemon in daemons] == [44, 44]
+    assert (second.base / "cluster.yaml").read_text() == path.read_text()
 
 
 def test_a_node_without_a_daemon_is_reached_another_way(make: Cluster, config: Config) -> None:
