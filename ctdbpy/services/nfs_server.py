@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -64,23 +65,19 @@ class Server(ABC):
         """Start it with its helpers. Raises ServiceError."""
         if not managers.is_running(self.event, _RPCBIND):
             managers.start(self.event, _RPCBIND)
-        self.start_statd()
+        for part in ("sm", "sm.bak"):
+            # Whom it watched before has lost his locks; whom to tell stands in the cluster's database.
+            directory = self._statd_state / part
+            directory.mkdir(parents=True, exist_ok=True)
+            for entry in directory.iterdir():
+                entry.unlink()
+        managers.restart(self.event, self._statd)
         self.start_nfs()
 
     def stop(self) -> None:
         """End it with its helpers; the port mapper may have other users and stays. Raises ServiceError."""
         self.stop_nfs()
         managers.stop(self.event, self._statd)
-
-    def start_statd(self) -> None:
-        """Start the status monitor afresh: whom it knew from before nobody shall notify but us."""
-        managers.stop(self.event, self._statd)
-        for part in ("sm", "sm.bak"):
-            directory = self._statd_state / part
-            directory.mkdir(parents=True, exist_ok=True)
-            for entry in directory.iterdir():
-                entry.unlink()
-        managers.start(self.event, self._statd)
 
     def restart(self, service: str) -> None:
         """Start the part afresh that answers for an RPC service. Raises ServiceError."""
@@ -91,7 +88,8 @@ class Server(ABC):
         if part == "portmapper":
             managers.restart(self.event, _RPCBIND)
         elif part == "status":
-            self.start_statd()
+            # It goes on watching those whom it has watched.
+            managers.restart(self.event, self._statd)
         else:
             self.stop_nfs()
             self.start_nfs()
@@ -101,8 +99,9 @@ class Server(ABC):
         found = []
         for file in (self._statd_state / "sm").glob("*"):
             # Numbers of who wants to know, then the client's name and our own.
-            words = file.read_text(encoding="utf-8", errors="replace").split()
-            found += words[-2:-1]
+            with suppress(FileNotFoundError):  # It holds none any more.
+                words = file.read_text(encoding="utf-8", errors="replace").split()
+                found += words[-2:-1]
         return found
 
     @abstractmethod

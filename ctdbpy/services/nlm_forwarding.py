@@ -35,7 +35,14 @@ _LIMIT_S: Final = 5.0
 _SYSCTL: Final = Path("/proc/sys/net/ipv4")
 _PROTOCOLS: Final = ("tcp", "udp")
 
+_DAY_S: Final = 86400
+_CLIENTS_MAX: Final = 65535
+
 Command = dict[str, Any]
+
+_CONNECTION_MARK: Final[Command] = {"ct": {"key": "mark"}}
+_CONNECTION_STATE: Final[Command] = {"ct": {"key": "state"}}
+_CONNECTION_STATUS: Final[Command] = {"ct": {"key": "status"}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,64 +109,100 @@ def forget_connections(ports: Sequence[int]) -> None:
 def rules(wanted: Forwarding) -> list[Command]:
     """The whole table as commands for nftables, in its JSON form."""
     own = wanted.nodes.get(wanted.pnn)
-    public = [address for address in wanted.public if _is_ipv4(address)]
-    others = [address for address in wanted.public if not _is_ipv4(address)]
     table: list[Command] = [
         {"add": {"table": _table()}},
         {"delete": {"table": _table()}},
         {"add": {"table": _table()}},
         _chain("early", type="filter", hook="prerouting", prio=-150),
     ]
+    if wanted.nodes:
+        table += _protection(wanted)
     if own is not None and wanted.lock_node == wanted.pnn:
-        marks = [[_number(pnn), _mark(pnn)] for pnn in wanted.nodes if pnn != wanted.pnn]
-        if not marks:
-            return table
-        numbers = {"set": [number for number, _mark_ in marks]}
-        table += [
-            _rule(
-                "early",
-                *_to(own, wanted.ports),
-                _match(_field("ip", "dscp"), numbers),
-                _set({"ct": {"key": "mark"}}, {"map": {"key": _field("ip", "dscp"), "data": {"set": marks}}}),
-            ),
-            _chain("answers", type="route", hook="output", prio=-150),
-            _rule(
-                "answers",
-                _match({"ct": {"key": "mark"}}, {"set": [mark for _number_, mark in marks]}),
-                _set({"meta": {"key": "mark"}}, {"ct": {"key": "mark"}}),
-            ),
-        ]
-        return table
+        return table + _serving(wanted, own)
     if own is not None:
         # Who forwards to us has not yet heard that another is the lock node.
-        table.append(_rule("early", *_to(own, wanted.ports), {"drop": None}))
-    for address in others:
-        # Forwarded it cannot be: nodes have IPv4 addresses. Refused is better than locked twice.
-        table.append(_rule("early", *_to(address, wanted.ports), {"drop": None}))
-    if wanted.lock_node is None:
-        table += [_rule("early", *_to(address, wanted.ports), {"drop": None}) for address in public]
-        return table
-    if public:
-        mark_own = _set(_field("ip", "dscp"), _number(wanted.pnn))
-        send_on: Command = {"dnat": {"family": "ip", "addr": wanted.nodes[wanted.lock_node]}}
-        table += [
-            _rule("early", *_to({"set": public}, wanted.ports), mark_own),
-            _chain("send_on", type="nat", hook="prerouting", prio=-100),
-            _rule("send_on", *_to({"set": public}, wanted.ports), send_on),
-            # The kernel forwards now: what was not for the lock manager must not reach nodes by that way.
-            _chain("forward", type="filter", hook="forward", prio=0),
-            _rule("forward", _match({"ct": {"key": "status"}}, "dnat", op="in"), {"accept": None}),
-            _rule(
-                "forward",
-                _match({"ct": {"key": "state"}}, "new", op="in"),
-                _match(_field("ip", "daddr"), {"set": sorted(wanted.nodes.values())}),
-                {"drop": None},
-            ),
-        ]
+        table.append(_drop("early", own, wanted.ports))
+    for address in wanted.public:
+        # Only IPv4 can be forwarded: nodes have such addresses. Refused is better than locked twice.
+        if wanted.lock_node is None or not _is_ipv4(address):
+            table.append(_drop("early", address, wanted.ports))
+    if wanted.lock_node is not None:
+        table += _forwarding(wanted, wanted.nodes[wanted.lock_node])
     return table
 
 
 # -- private -----------------------------------------------------------------------------------
+
+
+def _protection(wanted: Forwarding) -> list[Command]:
+    """The kernel forwards now: what was not for the lock manager must not reach nodes by that way."""
+    return [
+        _chain("forward", type="filter", hook="forward", prio=0),
+        _rule("forward", _match(_CONNECTION_STATUS, "dnat", op="in"), {"accept": None}),
+        _rule("forward", _match(_CONNECTION_STATE, "new", op="in"), *_to_nodes(wanted), {"drop": None}),
+    ]
+
+
+def _serving(wanted: Forwarding, own: str) -> list[Command]:
+    """The lock node's: it remembers who forwarded a connection, and from where each client's calls come.
+
+    So what it asks clients itself (a lock that they waited for is GRANTED) takes the same way back.
+    """
+    table = [_chain("answers", type="route", hook="output", prio=-150)]
+    forwarders = [pnn for pnn in wanted.nodes if pnn != wanted.pnn]
+    for pnn in forwarders:
+        clients = f"clients_{pnn}"
+        table += [
+            _set_of_clients(clients),
+            _rule(
+                "early",
+                *_to(own, wanted.ports),
+                _match(_field("ip", "dscp"), _number(pnn)),
+                _put(_CONNECTION_MARK, _mark(pnn)),
+                _remember(clients),
+            ),
+            _rule(
+                "answers",
+                _match(_field("ip", "saddr"), own),
+                _match(_field("ip", "daddr"), f"@{clients}"),
+                _match(_CONNECTION_STATE, "new", op="in"),
+                _put(_CONNECTION_MARK, _mark(pnn)),
+            ),
+        ]
+    for pnn in forwarders:
+        table.append(
+            _rule(
+                "answers",
+                _match(_CONNECTION_MARK, _mark(pnn)),
+                _put({"meta": {"key": "mark"}}, _mark(pnn)),
+            )
+        )
+    return table
+
+
+def _forwarding(wanted: Forwarding, lock_address: str) -> list[Command]:
+    """A forwarder's. What the lock node asks clients through it leaves from the address that they asked."""
+    table = [
+        _chain("send_on", type="nat", hook="prerouting", prio=-100),
+        _chain("send_back", type="nat", hook="postrouting", prio=100),
+    ]
+    for number, address in enumerate(wanted.public):
+        if not _is_ipv4(address):
+            continue
+        clients = f"clients_{number}"
+        to_it = _to(address, wanted.ports)
+        table += [
+            _set_of_clients(clients),
+            _rule("early", *to_it, _put(_field("ip", "dscp"), _number(wanted.pnn)), _remember(clients)),
+            _rule("send_on", *to_it, {"dnat": {"family": "ip", "addr": lock_address}}),
+            _rule(
+                "send_back",
+                _match(_field("ip", "saddr"), lock_address),
+                _match(_field("ip", "daddr"), f"@{clients}"),
+                {"snat": {"family": "ip", "addr": address}},
+            ),
+        ]
+    return table
 
 
 def _check(wanted: Forwarding) -> None:
@@ -244,15 +287,32 @@ def _field(protocol: str, name: str) -> Command:
     return {"payload": {"protocol": protocol, "field": name}}
 
 
-def _set(key: Any, value: Any) -> Command:
+def _put(key: Command, value: Any) -> Command:
     return {"mangle": {"key": key, "value": value}}
 
 
-def _to(address: str | dict[str, list[str]], ports: Sequence[int]) -> tuple[Command, Command, Command]:
-    """Matches packets to an address, or one of a set, at one of the ports."""
-    is_ipv6 = isinstance(address, str) and not _is_ipv4(address)
+def _drop(chain: str, address: str, ports: Sequence[int]) -> Command:
+    return _rule(chain, *_to(address, ports), {"drop": None})
+
+
+def _set_of_clients(name: str) -> Command:
+    """Addresses that rules put in, each for a day after it was seen last."""
+    kind = {"type": "ipv4_addr", "flags": ["timeout"], "timeout": _DAY_S, "size": _CLIENTS_MAX}
+    return {"add": {"set": {"family": FAMILY, "table": TABLE, "name": name, **kind}}}
+
+
+def _remember(clients: str) -> Command:
+    return {"set": {"op": "update", "elem": _field("ip", "saddr"), "set": f"@{clients}"}}
+
+
+def _to_nodes(wanted: Forwarding) -> tuple[Command]:
+    return (_match(_field("ip", "daddr"), {"set": sorted(wanted.nodes.values())}),)
+
+
+def _to(address: str, ports: Sequence[int]) -> tuple[Command, Command, Command]:
+    """Matches packets to an address at one of the ports."""
     return (
-        _match(_field("ip6" if is_ipv6 else "ip", "daddr"), address),
+        _match(_field("ip" if _is_ipv4(address) else "ip6", "daddr"), address),
         _match({"meta": {"key": "l4proto"}}, {"set": list(_PROTOCOLS)}),
         _match(_field("th", "dport"), {"set": list(ports)}),
     )

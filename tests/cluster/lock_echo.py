@@ -2,8 +2,8 @@
 """Stand-ins for a lock manager and its client, for lab hosts.
 
 serve             at port 599 by TCP and UDP: answers with the host's name and the address that it sees
-ask ADDRESS       for each line, "udp" or "tcp": asks there, each time from the same port or over the same
-                  connection; tells the answer, "silence", or "reset" (it connects anew then)
+ask ADDRESS [SOURCE]   for each line, "udp" or "tcp": asks there, each time from the same port or over the
+                  same connection; tells the answer, "silence", or "reset" (it connects anew then)
 apply PNN LOCK PUBLIC NODE…   do a node's part; LOCK may be "-"; only the rules if it begins with "="
 """
 
@@ -50,7 +50,7 @@ def serve() -> None:
         datagrams.sendmsg([f"{name} {sender[0]}".encode()], place, 0, sender)
 
 
-def ask(address: str) -> None:
+def ask(address: str, source: str = "") -> None:
     """Ask as the lines say."""
     kinds = {"udp": socket.SOCK_DGRAM, "tcp": socket.SOCK_STREAM}
     open_: dict[str, socket.socket] = {}
@@ -61,6 +61,7 @@ def ask(address: str) -> None:
             if protocol not in open_:
                 made = socket.socket(socket.AF_INET, kinds[protocol])
                 made.settimeout(_LIMIT_S)
+                made.bind((source, 0))
                 made.connect((address, PORT))
                 open_[protocol] = made
             open_[protocol].send(b"?")
@@ -97,7 +98,7 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["serve"]:
             serve()
-        case ["ask", address]:
-            ask(address)
+        case ["ask", *addresses]:
+            ask(*addresses)
         case ["apply", pnn, lock_node, public, *nodes]:
             apply(pnn, lock_node, public, *nodes)

@@ -11,6 +11,8 @@ the verb `notices`.
     lock ADDRESS HANDLE OFFSET LENGTH RECLAIM, unlock ADDRESS HANDLE OFFSET LENGTH     NLM's status word
     notices                       [[mon_name, state, from] …] since the last time; waits for one
     forget_notices                those that have come so far
+    wait_for_lock ADDRESS HANDLE OFFSET LENGTH     "blocked" while another has it
+    granted                       waits for NLM's GRANTED call; where it came from
     restart ADDRESS               tell the server that this machine has restarted, as its status monitor would
     over PROTOCOL                 speak NLM by "udp" (from one port for ever) or "tcp" from now on
 """
@@ -24,6 +26,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any, Final
 
 from ctdbpy.errors import ServiceError
@@ -47,8 +50,10 @@ _STATES: Final = (
     "failed",
 )
 _LIMIT_S: Final = 5.0
-_STATUS_PORT: Final = 4045
+_OWN_PORT: Final = 4045
 _STATE: Final = 1
+#: As a call, and as a message that is not answered.
+_GRANTED: Final = (5, 10)
 
 
 class Client:
@@ -62,6 +67,7 @@ class Client:
         self._udp.bind(("0.0.0.0", 0))
         self._tcp: dict[str, socket.socket] = {}
         self._xid = 1
+        self._granted: queue.Queue[str] = queue.Queue()
         self._notices: queue.Queue[tuple[str, int, str]] = queue.Queue()
 
     # -- verbs -------------------------------------------------------------------------------
@@ -100,6 +106,17 @@ class Client:
         now = uint(0) + uint(1)  # do not block; exclusive
         lock = self._lock(handle, offset, length)
         return self._nlm(address, 2, opaque(b"c") + now + lock + uint(int(reclaim)) + uint(_STATE))
+
+    def wait_for_lock(self, address: str, handle: str, offset: int, length: int) -> str:
+        blocking = uint(1) + uint(1)
+        lock = self._lock(handle, offset, length)
+        return self._nlm(address, 2, opaque(b"w") + blocking + lock + uint(0) + uint(_STATE))
+
+    def granted(self) -> str:
+        try:
+            return self._granted.get(timeout=30)
+        except queue.Empty:
+            return ""
 
     def unlock(self, address: str, handle: str, offset: int, length: int) -> str:
         return self._nlm(address, 4, opaque(b"c") + self._lock(handle, offset, length))
@@ -186,26 +203,47 @@ class Client:
     # -- what a client's host has besides ------------------------------------------------------
 
     def serve(self, port: int) -> None:
-        """Answer the port mapper's and the status monitor's calls at a UDP port."""
-        service = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        service.bind(("0.0.0.0", port))
+        """Answer calls of the port mapper, the status monitor and the lock manager at a port."""
+        datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        datagrams.bind(("0.0.0.0", port))
+        listener = socket.create_server(("0.0.0.0", port))
 
         def answer() -> None:
             while True:
-                data, sender = service.recvfrom(1 << 16)
-                service.sendto(self._answer(data, sender[0]), sender)
+                data, sender = datagrams.recvfrom(1 << 16)
+                datagrams.sendto(self._answer(data, sender[0]), sender)
+
+        def accept() -> None:
+            while True:
+                connection, sender = listener.accept()
+                threading.Thread(target=talk, args=(connection, sender[0]), daemon=True).start()
+
+        def talk(connection: socket.socket, sender: str) -> None:
+            with connection, suppress(OSError, ServiceError):
+                while True:
+                    data = oncrpc.read_record(connection, time.monotonic() + 60)
+                    connection.sendall(oncrpc.record(self._answer(data, sender)))
 
         threading.Thread(target=answer, daemon=True).start()
+        threading.Thread(target=accept, daemon=True).start()
 
     def _answer(self, data: bytes, sender: str) -> bytes:
         call = Xdr(data)
-        xid, _call, _rpc, program, _version, procedure = (call.uint() for _ in range(6))
+        xid, _call, _rpc, program, version, procedure = (call.uint() for _ in range(6))
         for _ in ("credential", "verifier"):
             call.uint()
             call.opaque()
         result = b""
         if program == oncrpc.PORTMAPPER and procedure == 3:
-            result = uint(_STATUS_PORT if call.uint() == oncrpc.STATUS else 0)
+            port = _OWN_PORT if call.uint() in (oncrpc.STATUS, oncrpc.LOCK_MANAGER) else 0
+            if version == 2:
+                result = uint(port)
+            else:
+                result = opaque(f"0.0.0.0.{port >> 8}.{port & 255}".encode() if port else b"")
+        elif program == oncrpc.LOCK_MANAGER and procedure in _GRANTED:
+            if procedure == _GRANTED[0]:
+                result = opaque(call.opaque()) + uint(0)
+            self._granted.put(sender)
         elif program == oncrpc.STATUS and procedure == 6:
             self._notices.put((call.opaque().decode(), call.uint(), sender))
         return uint(xid) + uint(1) + uint(0) * 4 + result
@@ -229,7 +267,7 @@ def main() -> None:
     """Take commands until there are no more."""
     client = Client(sys.argv[1])
     client.serve(oncrpc.PORTMAPPER_PORT)
-    client.serve(_STATUS_PORT)
+    client.serve(_OWN_PORT)
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         verb, *arguments = json.loads(line)

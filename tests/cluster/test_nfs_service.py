@@ -68,7 +68,7 @@ class Held:
         self.address_b, self.address_c = nfs.address_of(self.b), nfs.address_of(self.c)
         self.holder = nfs.client("c0", "holder")
         self.thief = nfs.client("c1", "thief")
-        self.worker = nfs.client("c2", "worker")
+        self.worker = nfs.client("c2", "c2")  # a name that servers find
         root = self.holder.ask("mount", self.address_b, "/share")
         self.file: str = self.holder.ask("create", self.address_b, root, "held")
         lock = ("lock", self.address_b, self.file, *RANGE, False)
@@ -110,6 +110,16 @@ def test_the_lock_node_knows_clients_and_not_forwarders(nfs: NfsCluster, held: H
     for host in nfs.lab.nodes:
         watched = list(nfs.lab.path(host, "/var/lib/ctdb/nfs/statd/sm").iterdir())
         assert len(watched) == (2 if host == held.lock_node else 0), host
+
+
+def test_a_lock_that_was_waited_for_is_granted_from_where_it_was_asked(nfs: NfsCluster, held: Held) -> None:
+    place = (held.file, 2000, 10)
+    held.worker.ask("over", "tcp")
+    assert held.holder.ask("lock", held.address_b, *place, False) == "granted"
+    assert held.worker.ask("wait_for_lock", held.address_c, *place) == "blocked"
+    assert held.holder.ask("unlock", held.address_b, *place) == "granted"
+    assert held.worker.ask("granted") == held.address_c
+    assert held.worker.ask("unlock", held.address_c, *place) == "granted"
 
 
 def test_a_client_that_restarts_frees_its_locks_through_any_address(nfs: NfsCluster, held: Held) -> None:

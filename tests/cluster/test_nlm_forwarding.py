@@ -27,7 +27,7 @@ class Stage:
         self.public = lab.address("n1")
         self.client = lab.address("c0")
         self._nodes = [lab.address(host, "private") for host in lab.nodes]
-        self._talks = [Talk(lab, host, ECHO, "serve") for host in lab.nodes]
+        self._talks = [Talk(lab, host, ECHO, "serve") for host in [*lab.nodes, "c0"]]
         for talk in self._talks:
             assert talk.hear() == "ready"
 
@@ -47,10 +47,10 @@ class Stage:
 
 
 class Asker(Talk):
-    """A client that asks at the forwarder's public address, from one port for ever."""
+    """A program that asks from one port for ever; by default the client, the forwarder's public address."""
 
-    def __init__(self, stage: Stage) -> None:
-        super().__init__(stage.lab, "c0", ECHO, "ask", stage.public, hears=True)
+    def __init__(self, stage: Stage, host: str = "c0", *addresses: str) -> None:
+        super().__init__(stage.lab, host, ECHO, "ask", *(addresses or [stage.public]), hears=True)
         assert self.hear() == "ready"
 
     def ask(self, protocol: str) -> str:
@@ -80,6 +80,19 @@ def test_the_lock_node_sees_the_client_and_answers_from_where_it_asked(
 ) -> None:
     assert asker.ask(protocol) == f"n0 {stage.client}"
     assert asker.ask(protocol) == f"n0 {stage.client}"
+
+
+@pytest.mark.parametrize("protocol", ["udp", "tcp"])
+def test_what_the_lock_node_asks_a_client_comes_from_where_the_client_asked(
+    stage: Stage, asker: Asker, protocol: str
+) -> None:
+    assert asker.ask("udp") == f"n0 {stage.client}"
+    back = Asker(stage, "n0", stage.client, stage.lab.address("n0", "private"))
+    try:
+        assert back.ask(protocol) == f"c0 {stage.public}"
+        assert back.ask(protocol) == f"c0 {stage.public}"
+    finally:
+        back.close()
 
 
 def test_the_lock_node_serves_its_own_clients(stage: Stage, asker: Asker) -> None:

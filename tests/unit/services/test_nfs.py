@@ -213,12 +213,16 @@ def test_one_success_begins_the_count_anew(nfs: Nfs) -> None:
 
 
 def test_what_fails_too_often_is_restarted(nfs: Nfs) -> None:
+    watched = nfs.directory / "statd" / "sm" / "192.0.2.9"
+    watched.parent.mkdir(parents=True)
+    watched.touch()
     nfs.check("status", "unhealthy_after=0", "restart_every=2", "service_check_cmd=false")
     nfs.event("monitor")
     assert nfs.units() == []
     ended = nfs.event("monitor")
     assert "status is restarted\n" in ended.said
     assert nfs.units() == ["stop rpc-statd", "start rpc-statd"]
+    assert watched.exists(), "its locks stand"
 
 
 def test_one_server_for_many_services_is_restarted_once(nfs: Nfs) -> None:
