@@ -17,14 +17,17 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import click
 
-from ctdbpy.cli.session import Session
+from ctdbpy.cli.session import PATIENCE_S, Session
 from ctdbpy.client.connection import Connection
-from ctdbpy.errors import ClientError
+from ctdbpy.config.paths import Paths
+from ctdbpy.errors import ClientError, CtdbpyError
 from ctdbpy.wire.constants import UNKNOWN_PNN, NodeFlag, flag_names
 from ctdbpy.wire.controls import Control, decode_reply
 from ctdbpy.wire.structures import NodeEntry, NodeMap, ReasonReport
@@ -158,14 +161,48 @@ def _set_wait(context: click.Context, _param: click.Parameter, value: bool | Non
 
 def about_node(function: _F) -> _F:
     """A command about this node, or another one."""
-    return click.option("-n", "--node", type=_NODE, metavar="PNN", help="About that node, not this one.")(
-        function
+    option = click.option(
+        "-n",
+        "--node",
+        type=_NODE,
+        metavar="PNN",
+        shell_complete=_complete_nodes,
+        help="About that node, not this one.",
     )
+    return option(function)
 
 
 def a_node(function: _F) -> _F:
     """A command about the node that is named, or this one."""
-    return click.argument("node", type=_NODE, required=False, metavar="[PNN]")(function)
+    argument = click.argument(
+        "node", type=_NODE, required=False, metavar="[PNN]", shell_complete=_complete_nodes
+    )
+    return argument(function)
+
+
+def a_database(function: _F) -> _F:
+    """A command about a database, by name or by a number that begins with 0x."""
+    return click.argument("database", metavar="DB", shell_complete=_complete_databases)(function)
+
+
+def _complete_databases(_context: click.Context, _param: click.Parameter, begun: str) -> list[str]:
+    from ctdbpy.client.databases import list_databases
+
+    # Who completes a word wants no complaints, and no waiting.
+    with suppress(CtdbpyError), _connect_briefly() as connection:
+        names = [each.name for each in list_databases(connection, connection.pnn)]
+        return sorted(name for name in names if name.startswith(begun))
+    return []
+
+
+def _complete_nodes(_context: click.Context, _param: click.Parameter, begun: str) -> list[str]:
+    with suppress(CtdbpyError), _connect_briefly() as connection:
+        return [str(node.pnn) for node in nodes_of(connection) if str(node.pnn).startswith(begun)]
+    return []
+
+
+def _connect_briefly() -> Connection:
+    return Connection(Paths.from_environment(os.environ).socket, timeout_s=PATIENCE_S)
 
 
 # -- nodes ------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ctdbpy.cli.commands import Answer, about_node, answers, asks, group, target
+from ctdbpy.cli.commands import Answer, a_database, about_node, answers, asks, group, target
 from ctdbpy.cli.session import Session
 from ctdbpy.client import databases
 from ctdbpy.client.connection import Connection
@@ -60,7 +60,7 @@ def _row(connection: Connection, database: Database, node: int) -> dict[str, Any
 
 
 @db.command("status")
-@click.argument("database", metavar="DB")
+@a_database
 @about_node
 @answers
 def status(session: Session, database: str, node: int | None) -> Answer:
@@ -71,7 +71,7 @@ def status(session: Session, database: str, node: int | None) -> Answer:
 
 
 @db.command("seqnum")
-@click.argument("database", metavar="DB")
+@a_database
 @about_node
 @answers
 def seqnum(session: Session, database: str, node: int | None) -> Answer:
@@ -83,7 +83,7 @@ def seqnum(session: Session, database: str, node: int | None) -> Answer:
 
 
 @db.command("statistics")
-@click.argument("database", metavar="DB")
+@a_database
 @about_node
 @answers
 def statistics(session: Session, database: str, node: int | None) -> Answer:
@@ -97,7 +97,7 @@ def statistics(session: Session, database: str, node: int | None) -> Answer:
 
 
 @db.command("hot")
-@click.argument("database", metavar="DB")
+@a_database
 @about_node
 @answers
 def hot(session: Session, database: str, node: int | None) -> Answer:
@@ -147,7 +147,7 @@ def detach(session: Session, names: tuple[str, ...]) -> None:
 
 
 @db.command("mode")
-@click.argument("database", metavar="DB")
+@a_database
 @click.argument("mode", type=click.Choice(tuple(_MODES)))
 @about_node
 @click.pass_obj
@@ -165,7 +165,7 @@ def mode(session: Session, database: str, mode: str, node: int | None) -> None:
 
 
 @db.command("wipe")
-@click.argument("database", metavar="DB")
+@a_database
 @asks
 @click.pass_obj
 def wipe(session: Session, database: str) -> None:
@@ -188,7 +188,7 @@ def _on_one_node(
 
 
 @db.command("freeze")
-@click.argument("database", metavar="DB")
+@a_database
 @about_node
 @asks
 @click.pass_obj
@@ -204,7 +204,7 @@ def freeze(session: Session, database: str, node: int | None) -> None:
 
 
 @db.command("thaw")
-@click.argument("database", metavar="DB")
+@a_database
 @about_node
 @click.pass_obj
 def thaw(session: Session, database: str, node: int | None) -> None:
@@ -218,7 +218,7 @@ def thaw(session: Session, database: str, node: int | None) -> None:
 
 
 @db.command("vacuum")
-@click.argument("database", metavar="DB")
+@a_database
 @click.option("--full", is_flag=True, help="Look at every record, not only at those noted as deleted.")
 @about_node
 @click.pass_obj

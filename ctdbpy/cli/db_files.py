@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import click
 
-from ctdbpy.cli.commands import asks
+from ctdbpy.cli.commands import a_database, asks, waits
 from ctdbpy.cli.db import db
 from ctdbpy.cli.db_records import data_of, record_answer, record_text
 from ctdbpy.cli.session import Session
@@ -20,8 +20,9 @@ from ctdbpy.wire.records import RecordHeader
 
 
 @db.command("backup")
-@click.argument("database", metavar="DB")
+@a_database
 @click.argument("file")
+@waits
 @click.pass_obj
 def backup(session: Session, database: str, file: str) -> None:
     """Write this node's copy of a database into FILE; upstream's `ctdb restoredb` reads it too."""
@@ -29,7 +30,14 @@ def backup(session: Session, database: str, file: str) -> None:
         found = databases.find_database(connection, database)
         with databases.open_file(connection, found) as tdb:
             try:
-                written = backups.write_backup(file, found.name, found.flags, found.db_id, tdb)
+                written = backups.write_backup(
+                    file,
+                    found.name,
+                    found.flags,
+                    found.db_id,
+                    tdb,
+                    lambda records: session.progress(f"all is written: {records} records are"),
+                )
             except OSError as error:
                 raise ClientError(f"cannot write '{file}': {error.strerror}") from error
     text = f"{written.records} records of {found.name} are in {file}"
@@ -40,6 +48,7 @@ def backup(session: Session, database: str, file: str) -> None:
 @click.argument("file")
 @click.option("--to", "name", metavar="NAME", help="Into a database of another name.")
 @asks
+@waits
 @click.pass_obj
 def restore(session: Session, file: str, name: str | None) -> None:
     """Replace all records of a database by those in FILE, on every node."""

@@ -8,11 +8,11 @@ programs often do.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
-from ctdbpy.cli.commands import asks
+from ctdbpy.cli.commands import a_database, asks
 from ctdbpy.cli.db import db
 from ctdbpy.cli.session import Session
 from ctdbpy.client import databases
@@ -28,6 +28,7 @@ from ctdbpy.wire.nodes import VnnMap
 from ctdbpy.wire.records import RecordHeader
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_ESCAPES: Final = {byte: f"\\x{byte:02x}" for byte in range(256) if not 32 <= byte < 127 or byte == 92}
 
 
 def _nul(function: _F) -> _F:
@@ -35,7 +36,7 @@ def _nul(function: _F) -> _F:
 
 
 @db.command("cat")
-@click.argument("database", metavar="DB")
+@a_database
 @click.option("--local", is_flag=True, help="Only what lies in this node's file, deleted records included.")
 @click.pass_obj
 def cat(session: Session, database: str, local: bool) -> None:
@@ -65,7 +66,7 @@ def _local(connection: Connection, database: Database) -> Iterator[tuple[bytes, 
 
 
 @db.command("keys")
-@click.argument("database", metavar="DB")
+@a_database
 @click.pass_obj
 def keys(session: Session, database: str) -> None:
     """Show the keys of all records of a database in the cluster."""
@@ -76,7 +77,7 @@ def keys(session: Session, database: str) -> None:
 
 
 @db.command("get")
-@click.argument("database", metavar="DB")
+@a_database
 @click.argument("key")
 @click.option("--copy", is_flag=True, help="A read-only copy will do: it leaves the record where it is.")
 @_nul
@@ -102,7 +103,7 @@ def get(session: Session, database: str, key: str, copy: bool, nul: bool) -> Non
 
 
 @db.command("put")
-@click.argument("database", metavar="DB")
+@a_database
 @click.argument("key")
 @click.argument("value")
 @_nul
@@ -117,7 +118,7 @@ def put(session: Session, database: str, key: str, value: str, nul: bool) -> Non
 
 
 @db.command("delete")
-@click.argument("database", metavar="DB")
+@a_database
 @click.argument("key")
 @_nul
 @asks
@@ -148,7 +149,7 @@ def _store(connection: Connection, database: Database, key: bytes, value: bytes)
 
 
 @db.command("load")
-@click.argument("database", metavar="DB")
+@a_database
 @click.argument("file", type=click.File("r"), default="-")
 @click.pass_obj
 def load(session: Session, database: str, file: Any) -> None:
@@ -174,7 +175,7 @@ def _pair(number: int, line: str) -> tuple[bytes, bytes]:
 
 
 @db.command("push")
-@click.argument("database", metavar="DB")
+@a_database
 @click.argument("key")
 @click.argument("value")
 @_nul
@@ -223,7 +224,7 @@ def data_of(text: str, *, nul: bool = False) -> bytes:
 
 def escaped(data: bytes) -> str:
     r"""Bytes as text, those that are no plain characters as \xNN."""
-    return "".join(chr(byte) if 32 <= byte < 127 and byte != 92 else f"\\x{byte:02x}" for byte in data)
+    return data.decode("latin-1").translate(_ESCAPES)
 
 
 def record_answer(key: bytes, header: RecordHeader, value: bytes) -> dict[str, Any]:

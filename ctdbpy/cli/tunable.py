@@ -11,11 +11,16 @@ from ctdbpy.client.connection import Connection
 from ctdbpy.errors import ClientError
 from ctdbpy.wire.controls import Control
 from ctdbpy.wire.structures import TunableValue, VarList
-from ctdbpy.wire.tunables import find_tunable
+from ctdbpy.wire.tunables import Tunables, find_tunable
 
 tunable = group("Settings that are changed while the daemon runs.")
 
 _OBSOLETE = 1
+
+
+def _complete(_context: click.Context, _param: click.Parameter, begun: str) -> list[str]:
+    names = [name for name, _value in Tunables().pairs()]
+    return [name for name in names if name.lower().startswith(begun.lower())]
 
 
 @tunable.command("list")
@@ -39,7 +44,7 @@ def list_(session: Session, changed: bool, node: int | None) -> Answer:
 
 
 @tunable.command("get")
-@click.argument("name")
+@click.argument("name", shell_complete=_complete)
 @about_node
 @answers
 def get(session: Session, name: str, node: int | None) -> Answer:
@@ -51,7 +56,7 @@ def get(session: Session, name: str, node: int | None) -> Answer:
 
 
 @tunable.command("set")
-@click.argument("name")
+@click.argument("name", shell_complete=_complete)
 @click.argument("value", type=click.IntRange(0, 2**32 - 1))
 @about_node
 @click.pass_obj

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
@@ -48,8 +48,17 @@ class Backup:
     records: int
 
 
-def write_backup(path: str, name: str, flags: DbFlag, db_id: int, tdb: Tdb) -> Backup:
+def write_backup(
+    path: str,
+    name: str,
+    flags: DbFlag,
+    db_id: int,
+    tdb: Tdb,
+    on_progress: Callable[[int], None] = lambda _records: None,
+) -> Backup:
     """Write the records of an open file, and return what the header says.
+
+    `on_progress` hears now and then how many are written.
 
     The backup is there whole or not at all: it is written beside `path` and put in its place at the end.
     Raises OSError.
@@ -59,7 +68,7 @@ def write_backup(path: str, name: str, flags: DbFlag, db_id: int, tdb: Tdb) -> B
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(descriptor, "wb") as file:
             file.write(bytes(_HEADER.size))
-            buffers, records = _write_records(file, db_id, tdb)
+            buffers, records = _write_records(file, db_id, tdb, on_progress)
             backup = Backup(path, name, flags, int(time.time()), buffers, records)
             file.seek(0)
             encoded = name.encode()[: NAME_SIZE - 1]
@@ -72,7 +81,9 @@ def write_backup(path: str, name: str, flags: DbFlag, db_id: int, tdb: Tdb) -> B
     return backup
 
 
-def _write_records(file: IO[bytes], db_id: int, tdb: Tdb) -> tuple[int, int]:
+def _write_records(
+    file: IO[bytes], db_id: int, tdb: Tdb, on_progress: Callable[[int], None]
+) -> tuple[int, int]:
     buffers = total = size = 0
     waiting: list[RecData] = []
 
@@ -90,6 +101,7 @@ def _write_records(file: IO[bytes], db_id: int, tdb: Tdb) -> tuple[int, int]:
         if size >= BUFFER_SIZE:
             flush()
             waiting, size, buffers = [], 0, buffers + 1
+            on_progress(total)
     if waiting:
         flush()
         buffers += 1

@@ -175,10 +175,13 @@ def _push(
 ) -> None:
     push = PullDbExt(database.db_id, 0, _SRVID_PUSH)
     cluster.everywhere(Control.DB_PUSH_START, push, nodes)
+    sent = 0
     for buffer in buffers:
         data = RecBuffer(database.db_id, buffer.records).pack()
         for pnn in nodes:
             cluster.connection.message(pnn, _SRVID_PUSH, data)
+        sent += len(buffer.records)
+        cluster.progress(f"all records are there: {sent} of {count} are sent")
     for pnn, arrived in cluster.everywhere(Control.DB_PUSH_CONFIRM, database.db_id, nodes).items():
         if arrived != count:
             raise ClientError(

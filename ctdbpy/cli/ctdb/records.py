@@ -22,6 +22,8 @@ from ctdbpy.wire.databases import PushRecord
 from ctdbpy.wire.nodes import VnnMap
 from ctdbpy.wire.records import RecordHeader
 
+#: What is printed as hexadecimal digits: all but plain characters, and quotes and backslashes.
+_ESCAPES: Final = {byte: f"\\{byte:02X}" for byte in range(256) if not 32 <= byte < 127 or byte in b'"\\'}
 #: Lines of ptrans are cut as upstream's buffer cuts them: what follows is read as a line of its own.
 _LINE_SIZE: Final = 1023
 
@@ -268,8 +270,7 @@ def print_header(header: RecordHeader) -> None:
 
 def print_data(what: str, data: bytes) -> None:
     """Bytes, those that are no plain characters as hexadecimal digits."""
-    text = "".join(chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:02X}" for byte in data)
-    print(f'{what}({len(data)}) = "{text}"')
+    print(f'{what}({len(data)}) = "{data.decode("latin-1").translate(_ESCAPES)}"')
 
 
 def _print_bytes(data: bytes) -> None:

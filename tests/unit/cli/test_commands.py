@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -159,6 +160,35 @@ def test_shells_complete(run: Run, shell: str) -> None:
     if shell == "bash":
         done = run("x", _CTDBCTL_COMPLETE="bash_complete", COMP_WORDS="ctdbctl node dr", COMP_CWORD="2")
         assert done.stdout == "plain,drain\n"
+
+
+def test_shells_complete_what_only_the_daemon_knows(run: Run, daemon: Daemon) -> None:
+    assert run("db", "attach", "locking.tdb", socket=daemon.socket).returncode == 0
+    for words, completed in {
+        "ctdbctl db status l": "locking.tdb",
+        "ctdbctl node ping ": "0",
+        "ctdbctl tunable get recovert": "RecoverTimeout",
+    }.items():
+        begun = {"COMP_WORDS": words, "COMP_CWORD": "3", "_CTDBCTL_COMPLETE": "bash_complete"}
+        assert run(socket=daemon.socket, **begun).stdout == f"plain,{completed}\n"
+    begun = {"COMP_WORDS": "ctdbctl db cat l", "COMP_CWORD": "3", "_CTDBCTL_COMPLETE": "bash_complete"}
+    alone = run(**begun)
+    assert (alone.stdout.strip(), alone.stderr) == ("", "")
+
+
+def test_long_work_tells_how_far_it_is(run: Run, daemon: Daemon, tmp_path: Path) -> None:
+    (tmp_path / "records").write_text("".join(f'"key{number}" "{"x" * 900}"\n' for number in range(300)))
+    for words in (
+        ("attach", "kept.tdb", "persistent"),
+        ("load", "kept.tdb", f"{tmp_path}/records"),
+        ("backup", "kept.tdb", f"{tmp_path}/backup"),
+    ):
+        assert run("db", *words, socket=daemon.socket).returncode == 0
+    told = run("db", "backup", "kept.tdb", f"{tmp_path}/backup", "--wait", socket=daemon.socket)
+    assert re.search(r"^waiting until all is written: \d+ records are$", told.stderr, re.MULTILINE)
+    told = run("db", "restore", f"{tmp_path}/backup", "--yes", "--wait", socket=daemon.socket)
+    assert told.returncode == 0
+    assert "waiting until all records are there: 301 of 301 are sent\n" in told.stderr
 
 
 def test_who_reads_no_further_ends_it_quietly(daemon: Daemon) -> None:
