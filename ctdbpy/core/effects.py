@@ -227,7 +227,8 @@ class ReadHomeNodes:
 class LookAtConfiguration:
     """See how the node would run with its files, or with a cluster file; `inputs.ConfigurationSeen` answers.
 
-    The rest says how it runs: what may have changed since it was started.
+    The rest says how it runs: what may have changed since it was started. unheard: connected nodes whose
+    heartbeats do not come through.
     """
 
     look_id: int
@@ -237,6 +238,7 @@ class LookAtConfiguration:
     public_addresses: tuple[PublicAddress, ...]
     tunables: Tunables
     log_level: int
+    unheard: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

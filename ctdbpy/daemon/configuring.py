@@ -128,10 +128,18 @@ class ConfigurationFiles:
             report,
             found="" if problems else _fitting(facts_text(facts_of(found))),
             problems=_lines(problems),
-            notes=_lines(found.warnings),
+            notes=_lines([*found.warnings, *self._unheard(look)]),
             # The last thing, for whoever compares clocks: a program that lists the nodes takes its time.
             wall_us=_wall_us(),
         )
+
+    def _unheard(self, look: effects.LookAtConfiguration) -> list[str]:
+        addresses = {node.pnn: node.address for node in look.nodes}
+        return [
+            f"the heartbeats of node {pnn} ({addresses[pnn]}) are not heard, so its death is noticed late: "
+            f"UDP port {self._running.port} is blocked somewhere between, or its daemon is not ctdbpyd"
+            for pnn in look.unheard
+        ]
 
     def _homes_used(self) -> tuple[tuple[str, int], ...]:
         """Homes count from the file as it is, with the next takeover run."""

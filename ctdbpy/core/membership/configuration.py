@@ -6,7 +6,7 @@ from __future__ import annotations
 from ctdbpy.core.effects import LookAtConfiguration
 from ctdbpy.core.inputs import ConfigurationSeen, NodeAddress, PublicAddress
 from ctdbpy.core.procedures import Promise
-from ctdbpy.core.state import State
+from ctdbpy.core.state import HEARD, State
 from ctdbpy.wire.constants import NodeFlag
 from ctdbpy.wire.structures import ConfigurationAction
 
@@ -30,9 +30,14 @@ class Configuration:
         nodes = tuple(
             NodeAddress(node.pnn, node.address, bool(node.flags & NodeFlag.DELETED)) for node in state.nodes
         )
+        unheard = tuple(
+            node.pnn
+            for node in state.others()
+            if node.is_connected and state.sights.get(node.pnn) not in HEARD
+        )
         state.emit(
             LookAtConfiguration(
-                self._last_look, action, text, nodes, addresses, state.tunables, state.log_level
+                self._last_look, action, text, nodes, addresses, state.tunables, state.log_level, unheard
             )
         )
         return promise

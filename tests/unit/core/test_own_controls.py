@@ -4,7 +4,16 @@
 from __future__ import annotations
 
 from ctdbpy.core.effects import LookAtConfiguration
-from ctdbpy.core.inputs import ClientGone, ConfigurationSeen, NodeAddress, PublicAddress, TimeElapsed
+from ctdbpy.core.inputs import (
+    ClientGone,
+    ConfigurationSeen,
+    LinkUp,
+    NodeAddress,
+    NodeSeen,
+    PublicAddress,
+    Sight,
+    TimeElapsed,
+)
 from ctdbpy.core.procedures import Promise
 from ctdbpy.core.requests import Reply
 from ctdbpy.wire.codecs import U32
@@ -117,6 +126,16 @@ def test_a_configuration_is_looked_at_beside_what_runs() -> None:
     assert harness.replies(effects, reqid) == []
     (reply,) = harness.replies(harness.give(ConfigurationSeen(look.look_id, b"report")), reqid)
     assert (reply.status, reply.data) == (0, b"report")
+
+
+def test_nodes_whose_heartbeats_do_not_come_are_named() -> None:
+    harness = Harness(nodes=tuple(NodeAddress(pnn, f"10.0.0.{pnn + 1}") for pnn in range(3)))
+    for pnn in (1, 2):
+        harness.give(LinkUp(pnn))
+    harness.give(NodeSeen(1, Sight.LIVE, "a heartbeat came"))
+    _reqid, effects = harness.send(harness.connect(), Control.CONFIGURE, ConfigurationRequest(0).pack())
+    (look,) = (each for each in effects if isinstance(each, LookAtConfiguration))
+    assert look.unheard == (2,)
 
 
 def test_an_action_that_does_not_exist_is_refused() -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ctdbpy.config.configuration import load
 from ctdbpy.config.facts import changes, parse_facts
+from ctdbpy.config.paths import Paths
+from ctdbpy.core.effects import LookAtConfiguration
+from ctdbpy.daemon.configuring import ConfigurationFiles, core_nodes
 from ctdbpy.wire.controls import Control
 from ctdbpy.wire.structures import (
     ConfigurationAction,
@@ -174,6 +178,19 @@ def test_a_node_on_upstreams_files_goes_over_to_the_cluster_file(make: Cluster) 
         connection.ask(Control.RELOAD_NODES_FILE)
         nodemap: NodeMap = connection.ask(Control.GET_NODEMAP)
     assert len(nodemap.nodes) == 2
+
+
+def test_a_node_that_is_not_heard_is_told_of(tmp_path: Path) -> None:
+    text = "nodes: [{number: 0, address: 127.0.0.1}, {number: 1, address: 127.0.0.2}]\n"
+    (tmp_path / "cluster.yaml").write_text(text)
+    paths = Paths.from_environment({"CTDB_TEST_MODE": "1", "CTDB_BASE": str(tmp_path)})
+    running = load(paths, number=0)
+    files = ConfigurationFiles(paths, running, 0, lambda _options: None)
+    read = (ConfigurationAction.READ, "", core_nodes(running.nodes), (), running.tunables, 3)
+    assert "heartbeats" not in files.look(LookAtConfiguration(1, *read)).notes
+    notes = files.look(LookAtConfiguration(2, *read, unheard=(1,))).notes
+    assert "the heartbeats of node 1 (127.0.0.2) are not heard" in notes
+    assert f"UDP port {running.port} is blocked" in notes
 
 
 def test_a_broken_cluster_file_stops_the_start(make: Cluster) -> None:
