@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.services.stand import Stand
+from tests.unit.services.stand import Ended, Stand
 
 
 @pytest.fixture
@@ -103,6 +103,57 @@ def test_counters_are_the_scripts_own(stand: Stand) -> None:
     assert stand.shell("ctdb_counter_incr").said == "cannot count: call ctdb_setup_state_dir first\n"
 
 
+def test_failures_in_a_row_are_told_and_then_fail(stand: Stand) -> None:
+    begin = "ctdb_setup_state_dir service one;"
+    fail = f"{begin} failcount_incr 'nfs /a' 2:3 'no answer'; echo on"
+    assert [stand.shell(fail) for _ in range(4)] == [
+        Ended(0, "on\n"),
+        Ended(0, "WARNING: nfs /a: failed 2 times in a row\nno answer\non\n"),
+        Ended(1, "ERROR: nfs /a: failed 3 times in a row\nno answer\n"),
+        Ended(1, "ERROR: nfs /a: failed 4 times in a row\n"),
+    ]
+    heal = f"{begin} failcount_reset 'nfs /a'"
+    assert [stand.shell(heal).said for _ in range(2)] == ["NOTICE: nfs /a: it is well again\n", ""]
+    assert stand.shell(fail) == Ended(0, "on\n")
+    assert stand.shell(f"{begin} failcount_init 'nfs /a'; {heal}").said == ""
+
+
+def test_what_never_makes_unhealthy_is_told_now_and_then(stand: Stand) -> None:
+    begin = "ctdb_setup_state_dir service one;"
+    told = "WARNING: one: failed {} times in a row\nso\n"
+    said = [stand.shell(f"{begin} failcount_incr one 1 so").said for _ in range(2)]
+    assert said == [told.format(1), ""]
+    always = f"{begin} failcount_set_warning_interval 0; failcount_incr one '' so"
+    assert stand.shell(always).said == told.format(3)
+    assert stand.shell(f"{begin} failcount_set_warning_interval none; failcount_incr one 1 so").said == (
+        "WARNING: one: failed 4 times in a row\n"
+    )
+    assert stand.shell(f"{begin} failcount_incr one often so").status == 1
+
+
+def test_a_counter_is_there_or_not(stand: Stand) -> None:
+    begin = "ctdb_setup_state_dir service one;"
+    assert stand.shell(f"{begin} ctdb_counter_exists").status == 1
+    assert stand.shell(f"{begin} ctdb_counter_init; ctdb_counter_exists").status == 0
+
+
+@pytest.mark.parametrize(
+    ("release", "style"),
+    [
+        ("ID=ubuntu\nID_LIKE=debian\n", "debian"),
+        ('ID="rocky"\nID_LIKE="rhel centos fedora"\n', "redhat"),
+        ('ID=opensuse-leap\nID_LIKE="suse opensuse"\n', "suse"),
+        ("ID=nixos\n", "nixos"),
+        ("", "unknown"),
+    ],
+)
+def test_the_distribution_is_told(stand: Stand, release: str, style: str) -> None:
+    if release:
+        (stand.directory / "sys").mkdir()
+        (stand.directory / "sys" / "os-release").write_text(release)
+    assert stand.shell('detect_platform_style; echo "$CTDB_PLATFORM_STYLE"').said == f"{style}\n"
+
+
 def test_a_service_is_reconfigured_when_marked(stand: Stand) -> None:
     done = stand.shell(
         """ctdb_setup_state_dir service one
@@ -193,6 +244,26 @@ def test_an_address_is_found_put_and_removed(stand: Stand) -> None:
         "ip addr del 192.0.2.1/24 dev vlan7",
         "ip addr show to 192.0.2.2/32",
     ]
+
+
+def test_addresses_may_be_written_with_their_mask(stand: Stand) -> None:
+    stand.program("ip", _ADDRESS)
+    assert stand.shell("ip_prefix_iface 192.0.2.1; ip_prefix_iface 192.0.2.2").said == "192.0.2.1/24 vlan7\n"
+    stand.calls()
+    stand.shell("ip_addr_add 192.0.2.1/24 eth0; ip_addr_del 192.0.2.1/24 eth0")
+    assert [call for call in stand.calls("ip") if "addr" in call] == [
+        "ip addr add 192.0.2.1/24 brd + dev eth0",
+        "ip addr del 192.0.2.1/24 dev eth0",
+    ]
+
+
+def test_the_interfaces_of_public_addresses_are_those_of_file_and_daemon(stand: Stand) -> None:
+    stand.program("ctdb", "printf '|Name|\\n|eth7|\\n'")
+    assert stand.shell('have_public_addresses || get_public_ifaces; echo "$public_ifaces"').said == "eth7\n"
+    (stand.base / "public_addresses").write_text("# all\n\n10.0.0.1/24 eth1,eth0\n10.0.0.2/24\teth1\n")
+    assert stand.shell('have_public_addresses && get_public_ifaces; echo "$public_ifaces"').said == (
+        "eth0\neth1\neth7\n"
+    )
 
 
 def test_addresses_that_cannot_be_put_or_removed_are_told(stand: Stand) -> None:
