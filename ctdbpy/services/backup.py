@@ -45,7 +45,7 @@ def run(event: Event) -> None:
         event.warnings.append(f"WARNING: {trouble}")
     if time.time() - at_s >= _LOOK_S:
         state.write(_note(event), {"at_s": time.time(), "trouble": trouble})
-        commands.leave_running([sys.executable, "-m", "ctdbpy.services", "backup", "look"])
+        commands.leave_running([sys.executable, "-P", "-m", "ctdbpy.services", "backup", "look"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,14 @@ def test_databases_are_where_the_settings_say(stand: Stand) -> None:
     assert [path.name for path in stand.state.iterdir()] == ["db_options.cache"]
 
 
+def test_the_package_is_not_what_lies_in_the_current_directory(stand: Stand) -> None:
+    (stand.directory / "ctdbpy").mkdir()
+    (stand.directory / "ctdbpy" / "__init__.py").write_text("raise SystemExit('taken in')\n")
+    done = stand.shell(f"cd {stand.directory}; ctdb_translate_option cluster 'cluster lock' LOCK")
+    assert done == Ended(0, 'LOCK=""\n')
+    assert stand.shell(f"cd {stand.directory}; run_service reclock init") == Ended(0, "")
+
+
 def test_one_setting_is_translated(stand: Stand) -> None:
     (stand.base / "ctdb.conf").write_text("[cluster]\ncluster lock = /lock\n")
     assert stand.shell("ctdb_translate_option cluster 'cluster lock' LOCK").said == 'LOCK="/lock"\n'
