@@ -48,7 +48,7 @@ from ctdbpy.core.inputs import (
     TraverseEnded,
 )
 from ctdbpy.core.messaging import notify
-from ctdbpy.core.ports import Entropy, Records
+from ctdbpy.core.ports import Records
 from ctdbpy.core.records.revokes import revoke
 from ctdbpy.core.requests import Reply, Request, refuse
 from ctdbpy.core.rooms import Rooms
@@ -64,8 +64,8 @@ _ROUNDS_MAX: Final = 1000
 class Node:
     """The brain. Create it, give it `Started`, then every input there is, in order."""
 
-    def __init__(self, config: NodeConfig, records: Records, entropy: Entropy) -> None:
-        self.state = State(config, records, entropy)
+    def __init__(self, config: NodeConfig, records: Records) -> None:
+        self.state = State(config, records)
         self.rooms = Rooms(self.state)
         self._has_started = False
         #: Links and elections have begun; before, rooms have nothing to say to each other.

@@ -160,10 +160,3 @@ class Records(Protocol):
 
     def reset_counters(self) -> None:
         """Set every counter, latency, bucket and hot key to nothing."""
-
-
-class Entropy(Protocol):
-    """Randomness the core is given, so that a seed repeats a run."""
-
-    def number(self) -> int:
-        """32 bits by chance."""

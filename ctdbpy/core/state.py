@@ -14,7 +14,7 @@ from typing import Final
 
 from ctdbpy.core.effects import Effect, Listen, Log, LogLevel, SendMessage
 from ctdbpy.core.inputs import NodeAddress, PublicAddress, Sight
-from ctdbpy.core.ports import Entropy, Records
+from ctdbpy.core.ports import Records
 from ctdbpy.core.story import Story
 from ctdbpy.wire.constants import (
     BROADCAST_ACTIVE,
@@ -182,10 +182,9 @@ class Database:
 class State:
     """The facts. `effects` is what the current step wants done, in order."""
 
-    def __init__(self, config: NodeConfig, records: Records, entropy: Entropy) -> None:
+    def __init__(self, config: NodeConfig, records: Records) -> None:
         self.config = config
         self.records = records
-        self.entropy = entropy
         self.effects: list[Effect] = []
         self.now_s = 0.0
         self.started_s = 0.0

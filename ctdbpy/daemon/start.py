@@ -37,7 +37,6 @@ from ctdbpy.daemon.configuring import (
     offer_script_options,
     script_options,
 )
-from ctdbpy.daemon.entropy import SystemEntropy
 from ctdbpy.daemon.event_socket import EventSocket
 from ctdbpy.daemon.events import EventRunner, script_environment
 from ctdbpy.daemon.guard import Guard
@@ -230,7 +229,7 @@ class _Start:
         datagrams = await bind_datagrams(configuration.nodes[self.pnn].address, configuration.port)
         children = Children()
         health = Health(paths.state, self.pnn)
-        node = Node(self._node_config(health, loop.time()), records, SystemEntropy())
+        node = Node(self._node_config(health, loop.time()), records)
         pump: Pump
         workers = Workers(
             records,

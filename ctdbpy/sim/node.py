@@ -36,17 +36,6 @@ CLOCK_ERROR_S = (-2.0, 2.0)
 SLOW_TURN_S = (0.01, 0.05)
 
 
-class WorldEntropy:
-    """Randomness from the world's seed."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-
-    def number(self) -> int:
-        """32 bits by chance."""
-        return self._world.random.getrandbits(32)
-
-
 class SimNode:
     """A node of a simulated cluster."""
 
@@ -129,7 +118,7 @@ class SimNode:
             quorum=self.quorum,
             cluster_lock="simulated" if self.quorum is Quorum.LOCK else "",
         )
-        self.node = Node(config, self.records, WorldEntropy(self.world))
+        self.node = Node(config, self.records)
         error_s = self.world.random.uniform(*CLOCK_ERROR_S)
         # Where one node at a time serves alone, the wall clocks tell who was last: docs/decisions/005.
         self._clock_error_s = 0.0 if self.quorum is Quorum.LOCK else error_s

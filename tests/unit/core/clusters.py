@@ -44,9 +44,6 @@ class Cluster:
         self.nodes = [Harness(several_nodes(count, pnn, **changes)) for pnn in range(count)]
         self._told: dict[int, TellGuard] = {}
         self._leases: dict[int, bool] = {}
-        for harness in self.nodes:
-            # Each its own generations, or two leaders could agree by chance.
-            harness.entropy.chosen = harness.config.pnn
         self.links: set[tuple[int, int]] = set()
         self.dead: set[int] = set()
         self._queue: deque[tuple[int, Input]] = deque()
@@ -86,7 +83,6 @@ class Cluster:
         old = self.nodes[pnn]
         harness = self.nodes[pnn] = Harness(old.config, start=False)
         harness.now_s = old.now_s
-        harness.entropy.chosen = pnn
         self.dead.discard(pnn)
         harness.begin()
         self._send_all(harness, harness.effects)

@@ -63,16 +63,6 @@ from tests.unit.core.merges import FakeMerge
 FIRST_GENERATION = 1_700_000_100 * 100 % 2**32
 
 
-class ChosenEntropy:
-    """Always the number it was given."""
-
-    def __init__(self) -> None:
-        self.chosen = 0
-
-    def number(self) -> int:
-        return self.chosen
-
-
 class Workers:
     """Bulk jobs on the fake's dictionaries, with sessions, transactions and what may go wrong (`failing`)."""
 
@@ -179,8 +169,7 @@ class Harness:
         self.config = config or one_node(**changes)
         self.records = FakeRecords(self.config.pnn)
         self.workers = Workers(self.records)
-        self.entropy = ChosenEntropy()
-        self.node = Node(self.config, self.records, self.entropy)
+        self.node = Node(self.config, self.records)
         self.now_s = 100.0
         self.effects: list[Effect] = []
         self.listening: set[int] = set()

@@ -13,7 +13,6 @@ from ctdbpy.core.state import NOBODY, NodeConfig, State
 from ctdbpy.wire.constants import RecoveryMode
 from ctdbpy.wire.tunables import Tunables
 from tests.unit.core.fake_records import FakeRecords
-from tests.unit.core.fakes import ChosenEntropy
 
 HELD = LockOutcome.HELD
 CONTENDED = LockOutcome.CONTENDED
@@ -25,7 +24,7 @@ class Stand:
     def __init__(self, lock: str = "/clusterfs/lock") -> None:
         nodes = (NodeAddress(0, "10.0.0.1"), NodeAddress(1, "10.0.0.2"))
         config = NodeConfig(0, nodes, Tunables(), cluster_lock=lock)
-        self.state = State(config, FakeRecords(), ChosenEntropy())
+        self.state = State(config, FakeRecords())
         self.room = ClusterLock(self.state)
         self.answers: list[tuple[LockOutcome, str]] = []
         self.losses: list[str] = []

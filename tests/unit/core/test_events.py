@@ -13,13 +13,13 @@ from ctdbpy.core.inputs import EventEnded
 from ctdbpy.core.state import State
 from ctdbpy.wire.constants import RecoveryMode
 from tests.unit.core.fake_records import FakeRecords
-from tests.unit.core.fakes import ChosenEntropy, one_node
+from tests.unit.core.fakes import one_node
 
 
 @pytest.fixture
 def state() -> State:
     """A node's facts, out of recovery."""
-    state = State(one_node(), FakeRecords(), ChosenEntropy())
+    state = State(one_node(), FakeRecords())
     state.set_recmode(RecoveryMode.NORMAL, "test")
     state.effects.clear()
     return state
