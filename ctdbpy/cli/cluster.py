@@ -14,17 +14,13 @@ from ctdbpy.wire.structures import VnnMap
 
 cluster = group("Leader, recovery, lmasters, cluster lock.")
 
-#: The leader of a cluster with daemons that do not say who it is makes itself heard each second.
-_BROADCAST_S = 2.0
-
 
 @cluster.command("leader")
 @answers
 def leader(session: Session) -> Answer:
     """Show who leads."""
-    with session.cluster() as found:
-        pnn = leader_of(found.connection)
-        return {"leader": found.leader(_BROADCAST_S) if pnn is None else pnn}
+    with session.connect() as connection:
+        return {"leader": leader_of(connection)}
 
 
 @cluster.command("lmasters")

@@ -7,7 +7,7 @@ No other node is waited for: of one that is silent the last known state is shown
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -15,6 +15,7 @@ from ctdbpy.cli import tables
 from ctdbpy.cli.commands import Answer, Command, nodes_of, reasons_of
 from ctdbpy.cli.session import PATIENCE_S, Session, paint, terminal_width
 from ctdbpy.client.connection import Connection
+from ctdbpy.client.nodes import Cluster
 from ctdbpy.wire.constants import (
     INVALID_GENERATION,
     UNKNOWN_PNN,
@@ -36,6 +37,10 @@ def status(session: Session) -> None:
     session.show(answer, _text)
 
 
+#: A little more than a leader's time between two broadcasts.
+BROADCAST_S: Final = 1.2
+
+
 def cluster_status(connection: Connection) -> Answer:
     """What `status` shows."""
     nodes = node_rows(connection)
@@ -53,10 +58,11 @@ def cluster_status(connection: Connection) -> Answer:
 
 
 def leader_of(connection: Connection) -> int | None:
-    """Whom this node follows; None is nobody, or a daemon that does not say at once."""
+    """Whom this node follows; None is nobody."""
     reply = connection.control(Control.GET_LEADER)
     if reply.status != 0:
-        return None
+        # Upstream's daemon does not say, but its leader makes itself heard each second.
+        return Cluster(connection).leader(BROADCAST_S)
     pnn: int = decode_reply(Control.GET_LEADER, reply.data)
     return None if pnn == UNKNOWN_PNN else pnn
 
