@@ -74,9 +74,7 @@ class _Node:
     def close(self) -> None:
         """Give out no locks here and forward nothing: what other nodes do is unknown."""
         (self._state / "part").unlink(missing_ok=True)
-        addresses_here = self._public()
-        if addresses_here:
-            nlm_forwarding.apply(Forwarding(0, {}, None, addresses_here, self._ports))
+        nlm_forwarding.apply(Forwarding(0, {}, None, self._public(), self._ports))
 
     def settle(self, *, limit_s: float = _CLAIM_LIMIT_S) -> None:
         """Agree on a lock node with the others, and do this node's part. limit_s: for another to claim."""

@@ -115,13 +115,15 @@ def rules(wanted: Forwarding) -> list[Command]:
         {"add": {"table": _table()}},
         _chain("early", type="filter", hook="prerouting", prio=-150),
     ]
-    if wanted.nodes:
-        table += _protection(wanted)
-    if own is not None and wanted.lock_node == wanted.pnn:
+    if own is None:
+        # Others may take this node for the lock node, as it was before it lost power.
+        from_outside = _match({"meta": {"key": "iifname"}}, "lo", op="!=")
+        return [*table, _rule("early", from_outside, *_at(wanted.ports), {"drop": None})]
+    table += _protection(wanted)
+    if wanted.lock_node == wanted.pnn:
         return table + _serving(wanted, own)
-    if own is not None:
-        # Who forwards to us has not yet heard that another is the lock node.
-        table.append(_drop("early", own, wanted.ports))
+    # Who forwards to us has not yet heard that another is the lock node.
+    table.append(_drop("early", own, wanted.ports))
     for address in wanted.public:
         # Only IPv4 can be forwarded: nodes have such addresses. Refused is better than locked twice.
         if wanted.lock_node is None or not _is_ipv4(address):
@@ -311,8 +313,11 @@ def _to_nodes(wanted: Forwarding) -> tuple[Command]:
 
 def _to(address: str, ports: Sequence[int]) -> tuple[Command, Command, Command]:
     """Matches packets to an address at one of the ports."""
+    return (_match(_field("ip" if _is_ipv4(address) else "ip6", "daddr"), address), *_at(ports))
+
+
+def _at(ports: Sequence[int]) -> tuple[Command, Command]:
     return (
-        _match(_field("ip" if _is_ipv4(address) else "ip6", "daddr"), address),
         _match({"meta": {"key": "l4proto"}}, {"set": list(_PROTOCOLS)}),
         _match(_field("th", "dport"), {"set": list(ports)}),
     )

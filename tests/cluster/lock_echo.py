@@ -4,7 +4,8 @@
 serve             at port 599 by TCP and UDP: answers with the host's name and the address that it sees
 ask ADDRESS [SOURCE]   for each line, "udp" or "tcp": asks there, each time from the same port or over the
                   same connection; tells the answer, "silence", or "reset" (it connects anew then)
-apply PNN LOCK PUBLIC NODE…   do a node's part; LOCK may be "-"; only the rules if it begins with "="
+apply PNN LOCK PUBLIC NODE…   do a node's part; LOCK may be "-"; only the rules if it begins with "=".
+                       Without a NODE the others are unknown
 """
 
 from __future__ import annotations

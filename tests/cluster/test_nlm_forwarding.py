@@ -127,6 +127,18 @@ def test_without_a_lock_node_nobody_answers(stage: Stage, asker: Asker) -> None:
     assert asker.ask("udp") == "silence"
 
 
+def test_a_node_that_knows_no_others_answers_itself_alone(stage: Stage, asker: Asker) -> None:
+    assert asker.ask("udp") == f"n0 {stage.client}"
+    argv = [sys.executable, "-m", ECHO, "apply", "0", "-", stage.public]
+    stage.lab.run("n0", argv, timeout_s=30, env={"PYTHONPATH": ROOT})
+    assert asker.ask("udp") == "silence"
+    here = Asker(stage, "n0", "127.0.0.1")
+    try:
+        assert here.ask("udp") == "n0 127.0.0.1"
+    finally:
+        here.close()
+
+
 def test_one_that_is_not_the_lock_node_any_more_does_not_serve_late_forwarders(
     stage: Stage, asker: Asker
 ) -> None:
