@@ -27,8 +27,11 @@ _LIBRARY: Final = "libnftables.so.1"
 _RENEW_PART: Final = 0.25
 #: A lease counts as shortened by more than this: two clocks are read, one after the other.
 _SHORTER_S: Final = 0.01
-#: After a failure there is no switch for so long.
+#: After a failure there is no switch for so long; rules that could not be removed are tried again sooner, for
+#: they make the addresses of a healthy host silent.
 _AGAIN_S: Final = 60.0
+_SOON_S: Final = 0.1
+_WITHOUT: Final = "should this host hang, its addresses are answered for here and elsewhere"
 
 #: Removed whether they are there or not.
 _CLEAR: Final = """
@@ -81,18 +84,25 @@ class DeadMan:
         self._nft: _Nft | None = None
         #: Nothing is left of who held addresses before.
         self._is_clear = False
+        self._has_rules = False
         self._again_s = 0.0
         self._watched: frozenset[bytes] = frozenset()
         self._until_s = 0.0
+        self._trouble = ""
         #: When to renew, by the monotonic clock; None while nothing runs out.
         self.deadline_s: float | None = None
 
-    def close(self) -> None:
-        """No rules any more."""
-        if self._nft is not None:
-            with contextlib.suppress(HostError):
+    def close(self) -> bool:
+        """No rules any more; whether that is so."""
+        try:
+            if self._has_rules:
+                self._nft = self._nft or _Nft()
                 self._nft.run(_CLEAR)
+                self._has_rules = False
+        except HostError:
+            pass
         self._let_go()
+        return not self._has_rules
 
     def _let_go(self) -> None:
         if self._nft is not None:
@@ -105,7 +115,10 @@ class DeadMan:
         if held and left_s is None and not self._is_clear:
             self._clear()
         now_s = time.monotonic()
-        if now_s < self._again_s or (left_s is None and not self._watched):
+        if now_s < self._again_s:
+            return
+        if left_s is None and not self._watched:
+            self.close()
             return
         wanted = frozenset(held) if left_s is not None else frozenset()
         time_s = left_s if wanted and left_s is not None and left_s > 0 else None
@@ -127,10 +140,15 @@ class DeadMan:
                 self._let_go()
                 self._change(wanted, time_s)
         except HostError as error:
-            self.close()
-            self._again_s = now_s + _AGAIN_S
-            self._log(f"{error}; should this host hang, its addresses are answered for here and elsewhere")
+            self._again_s = now_s + (_AGAIN_S if self.close() else _SOON_S)
+            self.deadline_s = self._again_s if self._has_rules else None
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                self._log(
+                    f"{error}; should this host hang, its addresses are answered for here and elsewhere"
+                )
         else:
+            self._trouble = ""
             self.deadline_s = now_s + time_s * _RENEW_PART if time_s is not None else None
             self._until_s = now_s + (time_s or 0) - _SHORTER_S
 
@@ -139,7 +157,7 @@ class DeadMan:
             # Before there are addresses: it takes longer than to put some.
             self._nft = _Nft()
             self._nft.run(_CLEAR + _TABLES)
-            self._is_clear = True
+            self._is_clear = self._has_rules = True
         commands = _RENEW.format(ms=max(1, int(time_s * 1000))) if time_s is not None else ""
         commands += _elements("add", wanted - self._watched) + _elements("delete", self._watched - wanted)
         if commands:
