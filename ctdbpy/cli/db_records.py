@@ -87,15 +87,13 @@ def get(session: Session, database: str, key: str, copy: bool, nul: bool) -> Non
     raw = data_of(key, nul=nul)
     with session.connect() as connection:
         found = databases.find_database(connection, database)
-        if found.is_volatile:
-            with (
-                databases.open_file(connection, found) as tdb,
-                locked(connection, tdb, found, raw, readonly=copy) as record,
-            ):
-                value = record.value
-        else:
-            with Transaction(connection, found, readonly=True) as transaction:
-                value = transaction.fetch(raw)
+        with databases.open_file(connection, found) as tdb:
+            if found.is_volatile:
+                with locked(connection, tdb, found, raw, readonly=copy) as record:
+                    value = record.value
+            else:
+                # Every node has it. One record is as some commit left it: no lock is needed for that.
+                value = (tdb.fetch(raw) or b"")[RecordHeader.SIZE :]
     if not value:
         raise ClientError(f"cannot find key '{key}' in '{found.name}': there is no such record")
     answer = {"key": escaped(raw), "value": escaped(value), "value_hex": value.hex()}
@@ -109,7 +107,10 @@ def get(session: Session, database: str, key: str, copy: bool, nul: bool) -> Non
 @_nul
 @click.pass_obj
 def put(session: Session, database: str, key: str, value: str, nul: bool) -> None:
-    """Store a record; in a persistent or replicated database on every node, as one transaction."""
+    """Store a record; in a persistent or replicated database on every node, as one transaction.
+
+    An empty VALUE deletes it.
+    """
     raw = data_of(key, nul=nul)
     with session.connect() as connection:
         found = databases.find_database(connection, database)

@@ -191,8 +191,8 @@ def do_tfetch(_tool: Tool, path: str, key_text: str, out: str | None = None) -> 
         raise Failed(1, f"Invalid record for key {key_text}")
     if out is not None:
         _write(out, data)
-    print_header(RecordHeader.unpack(data))
-    print_data("data", data[RecordHeader.SIZE :])
+    print(_header_text(RecordHeader.unpack(data)))
+    print(_data_text("data", data[RecordHeader.SIZE :]))
 
 
 def do_tstore(
@@ -256,21 +256,18 @@ def _parse(text: str, what: str) -> bytes:
 
 def print_record(key: bytes, header: RecordHeader, value: bytes) -> None:
     """A record with its header, and an empty line."""
-    print_data("key", key)
-    print_header(header)
-    print_data("data", value)
-    print()
+    sys.stdout.write(f"{_data_text('key', key)}\n{_header_text(header)}\n{_data_text('data', value)}\n\n")
 
 
-def print_header(header: RecordHeader) -> None:
-    """A record's header."""
-    names = "".join(f" {flag.name}" for flag in _SHOWN_FLAGS if header.flags & flag)
-    print(f"dmaster: {header.dmaster}\nrsn: {header.rsn}\nflags: 0x{header.flags:08x}{names}")
+def _header_text(header: RecordHeader) -> str:
+    flags = header.flags
+    names = "".join(f" {flag.name}" for flag in _SHOWN_FLAGS if flags & flag) if flags else ""
+    return f"dmaster: {header.dmaster}\nrsn: {header.rsn}\nflags: 0x{flags:08x}{names}"
 
 
-def print_data(what: str, data: bytes) -> None:
+def _data_text(what: str, data: bytes) -> str:
     """Bytes, those that are no plain characters as hexadecimal digits."""
-    print(f'{what}({len(data)}) = "{data.decode("latin-1").translate(_ESCAPES)}"')
+    return f'{what}({len(data)}) = "{data.decode("latin-1").translate(_ESCAPES)}"'
 
 
 def _print_bytes(data: bytes) -> None:
