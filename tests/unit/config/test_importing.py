@@ -6,6 +6,7 @@ from __future__ import annotations
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,20 @@ from ctdbpy.config.configuration import Configuration, load_cluster, load_files
 from ctdbpy.config.importing import import_files, import_nodes
 from ctdbpy.config.paths import Paths
 from ctdbpy.config.script_options import parse_script_options, script_options_text
+from ctdbpy.config.table import SETTINGS
+from ctdbpy.config.values import (
+    read_automatic,
+    read_boolean,
+    read_deprecated_lock,
+    read_directory,
+    read_log_level,
+    read_log_location,
+    read_port,
+    read_quorum,
+    read_script,
+    read_string,
+    read_transport,
+)
 from ctdbpy.errors import ConfigError
 
 CONF = """\
@@ -94,6 +109,38 @@ def test_the_cluster_file_means_what_the_files_meant(tmp_path: Path) -> None:
     assert "recovery lock" not in text
     assert any("'node address' made this node number 2" in note for note in imported.notes)
     assert any("taken for every node" in note for note in imported.notes)
+
+
+SAMPLES = {
+    read_boolean: ("yes", "No", "TRUE", "false"),
+    read_automatic: ("auto", "yes", "no"),
+    read_log_level: ("ERROR", "info", "7", "0"),
+    read_string: ("/a/b", "!/bin/x --y 'z' # no", "yes", "{a: b}", "- x", '"q"', "007"),
+    read_deprecated_lock: ("/old lock", "~"),
+    read_quorum: ("auto", "majority", "none"),
+    read_transport: ("tcp",),
+    read_port: ("4380", "0x1000"),
+    read_log_location: ("file:/log", "syslog", "syslog:udp", "file:"),
+}
+numbers = st.sampled_from(("1", "017", "0x1f", "86400", "+5"))
+options = st.fixed_dictionaries(
+    {},
+    optional={
+        (row.section, row.option): st.sampled_from(SAMPLES[row.read]) if row.read in SAMPLES else numbers
+        for row in SETTINGS
+        if row.option not in ("nodes list", "node address") and row.read not in (read_directory, read_script)
+    },
+)
+
+
+@given(options)
+def test_whatever_is_set_means_the_same_afterwards(chosen: dict[tuple[str, str], str]) -> None:
+    with TemporaryDirectory() as place:
+        lines = [f"[{section}]\n{option} = {value}\n" for (section, option), value in chosen.items()]
+        paths = directory(Path(place), **{"ctdb.conf": "".join(lines)})
+        before = load_files(paths)
+        text = cluster_text(import_files(paths, "cluster.yaml").file)
+        assert meaning(load_cluster(text, "cluster.yaml", paths, number=0)) == meaning(before)
 
 
 def test_files_of_a_new_cluster_become_little_more_than_its_nodes(tmp_path: Path) -> None:
