@@ -22,14 +22,16 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from ctdbpy.errors import CtdbpyError, ServiceError
-from ctdbpy.services import addresses, nlm_forwarding
+from ctdbpy.services import addresses, nlm_forwarding, oncrpc
 from ctdbpy.services.event import Event
 from ctdbpy.services.nfs_records import LockNode, Member, Records
-from ctdbpy.services.nfs_server import Server, server_of
+from ctdbpy.services.nfs_server import LOCALHOST, Server, server_of
 from ctdbpy.services.nlm_forwarding import Forwarding
+from ctdbpy.services.oncrpc import Service
 
 _CLAIM_LIMIT_S: Final = 3.0
 _LOOK_S: Final = 0.25
+_PORT_LIMIT_S: Final = 2.0
 #: Longer than any grace period: who has not claimed its locks by then has none.
 _FORGET_S: Final = 600
 
@@ -51,6 +53,7 @@ def run(event: Event) -> None:
                 event.warnings.append(f"{error}: locks wait")
                 node.close()
         case "monitor":
+            node.check_ports()
             node.settle(limit_s=0.0)
             node.tell_clients()
             node.tidy()
@@ -75,6 +78,23 @@ class _Node:
         """Give out no locks here and forward nothing: what other nodes do is unknown."""
         (self._state / "part").unlink(missing_ok=True)
         nlm_forwarding.apply(Forwarding(0, {}, None, self._public(), self._ports))
+
+    def check_ports(self) -> None:
+        """Raise ServiceError when clients find lock manager or status monitor where nothing is forwarded."""
+        for service, port, option in (
+            (Service("the lock manager", oncrpc.LOCK_MANAGER, 4), self._ports[0], "CTDB_NFS_LOCK_PORT"),
+            (Service("the status monitor", oncrpc.STATUS, 1), self._ports[1], "CTDB_NFS_STATUS_PORT"),
+        ):
+            for transport in ("tcp", "udp"):
+                try:
+                    found = oncrpc.port_of(LOCALHOST, service, transport, timeout_s=_PORT_LIMIT_S)
+                except ServiceError:
+                    return  # 60.nfs says so, and counts how often.
+                if found not in (0, port):
+                    raise ServiceError(
+                        f"cannot forward lock traffic: {service.name} listens at {transport} port {found}, "
+                        f"and {option} is {port}: each node would give out locks of its own"
+                    )
 
     def settle(self, *, limit_s: float = _CLAIM_LIMIT_S) -> None:
         """Agree on a lock node with the others, and do this node's part. limit_s: for another to claim."""

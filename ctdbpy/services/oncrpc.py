@@ -133,7 +133,9 @@ def call(
     try:
         port = service.port
         if port is None:
-            port = _port(address, service, transport, deadline_s)
+            port = port_of(address, service, transport, timeout_s=_left_s(deadline_s))
+            if port == 0:
+                raise ServiceError(f"the port mapper knows no version {service.version} of it")
         xid = int.from_bytes(os.urandom(4), "big")
         message = encode_call(xid, service, procedure, arguments, credential)
         with _connect(address, port, transport, source, _left_s(deadline_s)) as connection:
@@ -147,6 +149,14 @@ def call(
     except ServiceError as error:
         reason = str(error)
     raise ServiceError(f"cannot call {service.name} at '{address}' by {transport}: {reason}")
+
+
+def port_of(address: str, service: Service, transport: str, *, timeout_s: float) -> int:
+    """The port that the port mapper at an address knows for a service; 0 for none. Raises ServiceError."""
+    protocol = socket.IPPROTO_TCP if transport == "tcp" else socket.IPPROTO_UDP
+    mapper = Service("the port mapper", PORTMAPPER, 2, PORTMAPPER_PORT)
+    asked = uint(service.program) + uint(service.version) + uint(protocol) + uint(0)
+    return call(address, mapper, 3, asked, transport=transport, timeout_s=timeout_s).uint()
 
 
 def encode_call(
@@ -180,17 +190,6 @@ def record(message: bytes) -> bytes:
 def unix_credential(uid: int = 0, gid: int = 0, machine: str = "localhost") -> bytes:
     """AUTH_SYS: who calls, as the caller says."""
     return uint(1) + opaque(uint(0) + opaque(machine.encode()) + uint(uid) + uint(gid) + uint(0))
-
-
-def _port(address: str, service: Service, transport: str, deadline_s: float) -> int:
-    protocol = socket.IPPROTO_TCP if transport == "tcp" else socket.IPPROTO_UDP
-    mapper = Service("the port mapper", PORTMAPPER, 2, PORTMAPPER_PORT)
-    asked = uint(service.program) + uint(service.version) + uint(protocol) + uint(0)
-    reply = call(address, mapper, 3, asked, transport=transport, timeout_s=_left_s(deadline_s))
-    port = reply.uint()
-    if port == 0:
-        raise ServiceError(f"the port mapper knows no version {service.version} of it")
-    return port
 
 
 def _connect(address: str, port: int, transport: str, source: str | None, timeout_s: float) -> socket.socket:

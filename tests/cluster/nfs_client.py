@@ -49,7 +49,7 @@ _STATES: Final = (
     "too big",
     "failed",
 )
-_LIMIT_S: Final = 5.0
+_LIMIT_S: Final = 10.0
 _OWN_PORT: Final = 4045
 _STATE: Final = 1
 #: As a call, and as a message that is not answered.

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ctdbpy.errors import LabError
 from ctdbpy.lab import Lab, wait_until
 from tests.cluster.nfs_stage import ADDRESSES, LIMIT_S, NfsClient, NfsCluster, is_root
 
@@ -71,9 +72,20 @@ class Held:
         self.worker = nfs.client("c2", "c2")  # a name that servers find
         root = self.holder.ask("mount", self.address_b, "/share")
         self.file: str = self.holder.ask("create", self.address_b, root, "held")
-        lock = ("lock", self.address_b, self.file, *RANGE, False)
-        # The servers have just been started.
-        wait_until("the lock", lambda: self.holder.ask(*lock) == "granted", timeout_s=LIMIT_S, pause_s=0.2)
+        self.obtain(*RANGE)
+
+    def obtain(self, offset: int, length: int) -> None:
+        """Have the holder lock a range, when the grace period is over."""
+        seen: list[object] = []
+
+        def is_granted() -> bool:
+            seen.append(self.holder.ask("lock", self.address_b, self.file, offset, length, False))
+            return seen[-1] == "granted"
+
+        try:
+            wait_until("the lock is granted", is_granted, timeout_s=2 * LIMIT_S, pause_s=0.2)
+        except LabError:
+            raise AssertionError(f"{seen[-5:]}\n{self._nfs.story()}") from None
 
     def told(self) -> int:
         """Wait for a notice from where the holder mounted, under the name that it mounted; its state."""
@@ -110,6 +122,14 @@ def test_the_lock_node_knows_clients_and_not_forwarders(nfs: NfsCluster, held: H
     for host in nfs.lab.nodes:
         watched = list(nfs.lab.path(host, "/var/lib/ctdb/nfs/statd/sm").iterdir())
         assert len(watched) == (2 if host == held.lock_node else 0), host
+
+
+def test_a_lock_manager_that_clients_find_elsewhere_is_told_of(nfs: NfsCluster, held: Held) -> None:
+    script = "/etc/ctdb/events/legacy/61.nlm-forward.script"
+    other = {"CTDB_BASE": "/etc/ctdb", "CTDB_NFS_LOCK_PORT": "600"}
+    ended = nfs.lab.run(held.b, [script, "monitor"], timeout_s=LIMIT_S, check=False, env=other)
+    assert ended.returncode == 1
+    assert "the lock manager listens at tcp port 599, and CTDB_NFS_LOCK_PORT is 600" in ended.stdout
 
 
 def test_a_lock_that_was_waited_for_is_granted_from_where_it_was_asked(nfs: NfsCluster, held: Held) -> None:
@@ -203,7 +223,7 @@ def test_without_a_lock_node_an_address_takes_its_locks_along(nfs: NfsCluster, h
     nfs.cluster.wait_healthy()
     place = nfs.places()[held.address_b]
     lock = ("lock", held.address_b, held.file, 1000, 10)
-    wait_until("the lock", lambda: held.holder.ask(*lock, False) == "granted", timeout_s=LIMIT_S, pause_s=0.2)
+    held.obtain(1000, 10)
     noted = f"{nfs.lab.address('c0')}@{held.address_b}"
     wait_until("the client is noted there", lambda: noted in nfs.holders(held.b), timeout_s=LIMIT_S)
     held.holder.ask("forget_notices")

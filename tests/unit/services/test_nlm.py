@@ -29,7 +29,7 @@ class Nlm(Stand):
         (self.base / "public_addresses").write_text("192.0.2.1/24 eth9\n")
         self.given = directory / "given"
         self.program("nft", f'cat >"{self.given}"')
-        self.program("conntrack", "exit 1")
+        self.program("conntrack", "echo 'conntrack v1: 0 flow entries have been deleted.' >&2; exit 1")
 
     def event(self, *arguments: str, **options: str) -> Ended:
         return self.run(
@@ -67,6 +67,14 @@ def test_an_nft_that_fails_is_told_of(nlm: Nlm) -> None:
     ended = nlm.event("init")
     assert ended.status == 1
     assert ended.said == "cannot run 'nft -j -f -': exit status 1: Error: syntax error\n"
+
+
+def test_connections_that_cannot_be_forgotten_are_told_of(nlm: Nlm) -> None:
+    nlm.program("conntrack", "echo 'Operation not supported' >&2; exit 1")
+    ended = nlm.event("init")
+    assert ended.status == 1
+    assert ended.said.startswith("cannot forget connections by 'conntrack -D -p tcp ")
+    assert ended.said.endswith(": Operation not supported\n")
 
 
 @pytest.mark.parametrize("event", ["startup", "startipreallocate", "ipreallocated"])
