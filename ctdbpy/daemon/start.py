@@ -3,7 +3,8 @@
 
 Everything that can be wrong is found before clients are let in, and said in one line that
 tells what to do. Exit codes: 0 asked to end, 1 cannot start, 2 usage, 10 socket taken, 11 pid
-file taken (both as upstream's), 70 a defect of ours.
+file taken (both as upstream's), 70 a defect of ours, 75 databases did not freeze when the right to serve was
+lost. The unit starts it again after all of them but 0 and 2.
 """
 
 from __future__ import annotations

@@ -68,14 +68,34 @@ def test_links_between_documents_lead_somewhere() -> None:
     assert not broken
 
 
-def test_the_unit_takes_over_from_the_other_daemon_and_waits_for_ours() -> None:
-    unit = configparser.ConfigParser(interpolation=None)
+def _unit(name: str) -> configparser.ConfigParser:
+    unit = configparser.ConfigParser(interpolation=None, strict=False)
     unit.optionxform = str  # type: ignore[assignment, method-assign]
-    unit.read_string(tree.text(Path("etc/ctdbpyd.service")))
-    assert unit["Unit"]["Conflicts"] == "ctdb.service"
+    unit.read_string(tree.text(Path("etc") / name))
+    return unit
+
+
+def test_the_unit_is_there_for_who_waits_for_the_other_daemon_and_waits_for_ours() -> None:
+    unit = _unit("ctdbpyd.service")
+    assert unit["Install"]["Alias"] == "ctdb.service"
     assert unit["Service"]["Type"] == "notify"
     assert unit["Service"]["RuntimeDirectory"] == "ctdb"
     assert unit["Service"]["LimitMEMLOCK"] == "infinity"
+
+
+def test_the_unit_lets_those_finish_who_clean_up_after_a_killed_daemon() -> None:
+    unit = _unit("ctdbpyd.service")
+    assert unit["Service"]["KillMode"] == "process"
+    assert unit["Service"]["Restart"] == "on-failure"
+    assert float(unit["Service"]["WatchdogSec"]) > 0
+
+
+def test_event_scripts_mount_for_the_host_and_not_for_the_unit() -> None:
+    # Each of these gives a service a mount namespace of its own.
+    own_mounts = re.compile(
+        r"Protect|Private|ReadOnly|ReadWrite|Inaccessible|TemporaryFileSystem|Bind|Root|Dynamic"
+    )
+    assert not [name for name in _unit("ctdbpyd.service")["Service"] if own_mounts.match(name)]
 
 
 def _pytest_below(folder: Path, test: str) -> subprocess.Popen[str]:
