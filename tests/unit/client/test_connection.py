@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ctdbpy.client.connection import Connection
+from ctdbpy.client.connection import Connection, TimeUp
 from ctdbpy.errors import ClientError
+from ctdbpy.wire import packets
+from ctdbpy.wire.controls import Control
 
 LIMIT_S = 20.0
 
@@ -54,3 +56,35 @@ def test_a_daemon_that_ends_the_connection_is_an_error(tmp_path: Path) -> None:
             Connection(path, timeout_s=LIMIT_S)
         thread.join(LIMIT_S)
         assert not thread.is_alive()
+
+
+def test_messages_do_not_prolong_the_wait_for_an_answer(tmp_path: Path) -> None:
+    """The leader tells each second that it leads; who waits for a silent node gives up nevertheless."""
+    path = tmp_path / "socket"
+    over = threading.Event()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def chatter() -> None:
+            peer, _address = listener.accept()
+            with peer:
+                asked = packets.decode(peer.recv(4096))
+                peer.sendall(packets.ReplyControl(0, 0, 0, asked.reqid, 0, b"", "").encode(padded=False))
+                message = packets.ReqMessage(0, 0, 0, 0, 7, b"").encode(padded=False)
+                while not over.wait(0.02):
+                    peer.sendall(message)
+
+        thread = threading.Thread(target=chatter, daemon=True)
+        thread.start()
+        with Connection(path, timeout_s=LIMIT_S) as connection:
+            with pytest.raises(TimeUp, match="time is up"):
+                connection.control(Control.PING, timeout_s=0.2)
+            assert connection.controls(Control.PING, nodes=[0, 1], timeout_s=0.2) == {}
+            assert connection.message_to(8, timeout_s=0.1) is None
+            kept = connection.message_to(7, timeout_s=LIMIT_S)
+            assert kept is not None
+            assert kept.srvid == 7
+            over.set()
+            thread.join(LIMIT_S)
+    assert not thread.is_alive()
