@@ -59,6 +59,7 @@ class Run:
     has_news(): whether something has been wanted since.
     planned(plan): called when it is decided what goes where.
     homes(): where addresses belong.
+    only_looks: nothing moves unless some address is nowhere, or in two places.
     """
 
     def __init__(
@@ -71,6 +72,8 @@ class Run:
         has_news: Callable[[], bool],
         planned: Callable[[Plan], None],
         homes: Callable[[], Awaitable[Mapping[str, int]]],
+        *,
+        only_looks: bool = False,
     ) -> None:
         self._state = state
         self._runner = runner
@@ -80,6 +83,7 @@ class Run:
         self._has_news = has_news
         self._planned = planned
         self._homes = homes
+        self._only_looks = only_looks
         self._until_s = state.now_s + 3 * max(state.tunables.takeover_timeout, 1)
         self._told: list[tuple[int, Control, Promise[Reply]]] = []
         #: Why it did not work, by the node that did not do its part.
@@ -88,6 +92,8 @@ class Run:
         self.was_stopped = False
         #: Some node does not say what it has: nothing may move.
         self.is_blind = False
+        #: It had only to look, and all was well.
+        self.is_needless = False
 
     # -- the run --------------------------------------------------------------------------------------
 
@@ -116,6 +122,8 @@ class Run:
         """Ask everybody, and plan; anew if something has happened meanwhile: the answers may be wrong."""
         state = self._state
         for rounds in count(1):
+            # What has happened since is more than looking.
+            self._only_looks &= rounds == 1
             rebalance = self._take_up()
             nodes = state.connected()
             homes = await self._homes()
@@ -131,6 +139,9 @@ class Run:
             flags = {node.pnn: node.flags for node in state.nodes}
             everywhere = state.tunables.no_ip_host_on_all_disabled == 0
             survey = await self._pace.do(survey_in_slices(answers, flags, hosts_when_all_disabled=everywhere))
+            if self._only_looks and not survey.is_wrong:
+                self.is_needless = True
+                return None
             plan = await self._pace.do(
                 allocate_in_slices(survey.addresses, self._rules(rebalance, homes, flags))
             )

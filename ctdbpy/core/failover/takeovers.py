@@ -75,6 +75,8 @@ class Takeovers:
         self._disabled_since_s = 0.0
         self._disabled_until_s: float | None = None
         self._is_softly_disabled = False
+        #: Somebody held runs off, to move addresses himself: look whether he has left some nowhere.
+        self._has_to_look = False
         self._retry_s: float | None = None
         self._hold_s: float | None = None
         self._busy = False
@@ -110,6 +112,7 @@ class Takeovers:
 
     def disable(self, seconds: int, *, softly: bool = False) -> None:
         """No runs for so long; 0 allows them at once. Softly: but if something happens to a node."""
+        self._has_to_look |= not seconds and self._disabled_until_s is not None
         self._disabled_since_s = self._state.now_s
         self._disabled_until_s = self._state.now_s + seconds if seconds else None
         self._is_softly_disabled = softly
@@ -164,6 +167,7 @@ class Takeovers:
         """For good: what a run takes up is wanted no more, and it must not be stopped for that."""
         if self._allowed_s is not None and self._state.now_s >= self._allowed_s:
             self._disabled_until_s = None
+            self._has_to_look = True
 
     def settle(self) -> None:
         """Make a run if one is wanted and this node may; drop requests that the leader answers."""
@@ -173,7 +177,9 @@ class Takeovers:
             return
         self._look_at_flags()
         self._allow_again()
-        if self._busy or self._retry_s is not None or not (self._requests or self.wanted):
+        if self._busy or self._retry_s is not None:
+            return
+        if not (self._requests or self.wanted or self._has_to_look):
             return
         if not self._may_run() or state.runstate < RunState.STARTUP:
             return
@@ -189,6 +195,7 @@ class Takeovers:
         self._retry_s = None
         self._hold_s = None
         self.wanted = False
+        self._has_to_look = False
         self._seen = ()
         self._rebalance.clear()
         if not state.active():
@@ -247,9 +254,19 @@ class Takeovers:
         def has_news() -> bool:
             return self.wanted or bool(self._requests)
 
+        only_looks = not (self.wanted or self._requests)
+        self._has_to_look = False
         take_up()
         run = Run(
-            state, self._runner, self._routing, self._may_run, take_up, has_news, self._planned, self._homes
+            state,
+            self._runner,
+            self._routing,
+            self._may_run,
+            take_up,
+            has_news,
+            self._planned,
+            self._homes,
+            only_looks=only_looks,
         )
         try:
             if state.config.moves_addresses:
@@ -268,7 +285,7 @@ class Takeovers:
 
     async def _end(self, run: Run, requests: list[_Request]) -> None:
         state = self._state
-        if not run.is_blind:
+        if not run.is_blind and not run.is_needless:
             await run.tell()
         if run.failures:
             words = "; ".join(f"node {pnn}: {why}" for pnn, why in sorted(run.failures.items()))

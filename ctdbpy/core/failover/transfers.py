@@ -54,6 +54,14 @@ class Survey:
         """True if no address is anywhere, nor could be: nobody need be told anything but IPREALLOCATED."""
         return not any(address.available_on or self.holders[address.ip] for address in self.addresses)
 
+    @property
+    def is_wrong(self) -> bool:
+        """True if some address is in several places, or nowhere although it could be somewhere."""
+        return any(
+            len(self.holders[address.ip]) != 1 and bool(self.holders[address.ip] or address.available_on)
+            for address in self.addresses
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Transfer:

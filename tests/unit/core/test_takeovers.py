@@ -347,6 +347,42 @@ def test_moveip_holds_runs_off_for_a_moment_if_something_happens_to_a_node(what:
     assert cluster.counts()[node] == 0
 
 
+def test_an_address_that_a_tool_has_left_nowhere_is_found_when_runs_are_allowed_again() -> None:
+    cluster = Addressed()
+    (holder,) = cluster.holders()[ADDRESSES[0]]
+    cluster.message(SRVID_DISABLE_IP_CHECK, U32.pack(20))
+    moved = PublicIp((holder + 1) % 3, SockAddr(ADDRESSES[0])).pack()
+    for pnn in (holder, (holder + 2) % 3):
+        # Some other node has not answered: `ctdb moveip` gives up before anybody has been told to take it.
+        assert cluster.ask(pnn, Control.RELEASE_IP, moved)[0] == 0
+    cluster.advance(19)
+    assert ADDRESSES[0] not in cluster.holders()
+    cluster.advance(2)
+    cluster.check_hosted()
+
+
+@pytest.mark.parametrize("algorithm", [0, 1, 2])
+@pytest.mark.parametrize("ends_it", [True, False])
+def test_what_a_tool_has_moved_well_stays_when_runs_are_allowed_again(algorithm: int, ends_it: bool) -> None:
+    cluster = Addressed(tunables=Tunables(ip_alloc_algorithm=algorithm))
+    (holder,) = cluster.holders()[ADDRESSES[0]]
+    taker = (holder + 1) % 3
+    cluster.message(SRVID_DISABLE_TAKEOVER_RUNS, DisableMessage(0, 0, 20).pack())
+    moved = PublicIp(taker, SockAddr(ADDRESSES[0])).pack()
+    for pnn in (holder, (holder + 2) % 3):
+        assert cluster.ask(pnn, Control.RELEASE_IP, moved)[0] == 0
+    assert cluster.ask(taker, Control.TAKEOVER_IP, moved)[0] == 0
+    for harness in cluster.nodes:
+        harness.events.clear()
+    if ends_it:
+        cluster.message(SRVID_DISABLE_TAKEOVER_RUNS, DisableMessage(0, 0, 0).pack())
+    cluster.advance(25)
+    assert cluster.holders()[ADDRESSES[0]] == [taker]
+    cluster.check_hosted()
+    for harness in cluster.nodes:
+        assert "ipreallocated" not in [event.name for event in harness.events]
+
+
 def test_moveip_holds_other_runs_off_for_as_long_as_it_said() -> None:
     cluster = Addressed()
     cluster.message(SRVID_DISABLE_IP_CHECK, U32.pack(20))
