@@ -220,6 +220,7 @@ def test_without_a_lock_node_an_address_takes_its_locks_along(nfs: NfsCluster, h
     for host in nfs.lab.nodes:
         nfs.cluster.tool(host, "event", "script", "disable", "legacy", "61.nlm-forward")
         nfs.lab.run(host, ["nft", "delete", "table", "inet", "ctdb_nlm"], timeout_s=LIMIT_S)
+        nfs.lab.run(host, ["conntrack", "-F"], timeout_s=LIMIT_S)
     nfs.cluster.wait_healthy()
     place = nfs.places()[held.address_b]
     lock = ("lock", held.address_b, held.file, 1000, 10)
