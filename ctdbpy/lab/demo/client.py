@@ -23,8 +23,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from impacket import nt_errors
-
 from ctdbpy.lab.demo import voicemail
 from ctdbpy.lab.demo.share import Refused, Share
 
@@ -87,8 +85,8 @@ def verify(share: Share, number: int) -> None:
 def write(share: Share, writer: str, mailboxes: Sequence[str]) -> None:
     """Leave messages under the next free number, as others do at the same time, until stdin ends.
 
-    As voicemail programs do it: what was recorded lies in tmp until it is whole, and gets its number by a
-    rename that succeeds once. Whether one succeeded whose answer got lost shows in whether tmp still has it.
+    The number belongs to whoever has its .txt first; a rename would not do, for smbd looks whether the new
+    name is free before it renames, and two nodes may look at once.
     """
     reporter = _Reporter(share)
     free = dict.fromkeys(mailboxes, 0)
@@ -96,19 +94,20 @@ def write(share: Share, writer: str, mailboxes: Sequence[str]) -> None:
     for serial in itertools.count():
         mailbox = mailboxes[serial % len(mailboxes)]
         message = voicemail.Message(mailbox, 0, writer, serial)
-        waiting = f"{mailbox}/tmp/{writer}-{serial}"
-        share.write(f"{waiting}.wav", message.sound)
-        share.write(f"{waiting}.txt", message.text)
-        while not _claim(share, waiting, f"{mailbox}/INBOX/{voicemail.message_name(free[mailbox])}", message):
+        while not share.claim(_path(mailbox, free[mailbox], ".txt"), message.text):
             free[mailbox] += 1
             taken += 1
         number = free[mailbox]
-        _deliver(share, f"{waiting}.wav", f"{mailbox}/INBOX/{voicemail.message_name(number)}.wav")
+        share.write(_path(mailbox, number, ".wav"), message.sound)
         reporter.say(message=[mailbox, number, writer, serial], taken=taken, at_once=True)
         if select.select([sys.stdin], [], [], 0)[0]:
             break
         share.rest(_BETWEEN_MESSAGES_S)
     reporter.say(done=True, at_once=True)
+
+
+def _path(mailbox: str, number: int, ending: str) -> str:
+    return f"{mailbox}/INBOX/{voicemail.message_name(number)}{ending}"
 
 
 def hold(share: Share, path: str) -> None:
@@ -123,30 +122,6 @@ def hold(share: Share, path: str) -> None:
     sys.stdin.read()
     let_go()
     reporter.say(done=True, at_once=True)
-
-
-def _claim(share: Share, waiting: str, name: str, message: voicemail.Message) -> bool:
-    """Take a number with the .txt; False if it is taken."""
-    try:
-        return share.move(f"{waiting}.txt", f"{name}.txt")
-    except Refused as refusal:
-        if refusal.status != nt_errors.STATUS_OBJECT_NAME_NOT_FOUND:
-            raise
-    # An earlier attempt, whose answer was lost, has renamed it: to this name, the only one tried since.
-    if share.read(f"{name}.txt") != message.text:
-        raise SystemExit(f"'{waiting}.txt' is gone, and '{name}.txt' is another message")
-    return True
-
-
-def _deliver(share: Share, waiting: str, name: str) -> None:
-    """Move what belongs to a number that is ours."""
-    try:
-        if not share.move(waiting, name):
-            raise SystemExit(f"'{name}' is there, and its number is ours")
-    except Refused as refusal:
-        # Gone: an earlier attempt has moved it.
-        if refusal.status != nt_errors.STATUS_OBJECT_NAME_NOT_FOUND:
-            raise
 
 
 def _checksum(content: bytes) -> str:

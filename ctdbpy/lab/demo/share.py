@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from impacket import nmb, nt_errors, smb3, smb3structs
-from impacket.nmb import NetBIOSError
+from impacket.nmb import NetBIOSError, NetBIOSTimeout
 from impacket.smb3 import SessionError
 from impacket.smbconnection import SMBConnection
 
@@ -22,6 +22,7 @@ _RETRY_S: Final = 0.01
 #: Only tickles and resets tell the client earlier that nobody will answer.
 _ANSWER_LIMIT_S: Final = 20.0
 _GIVE_UP_S: Final = 60.0
+_READ_BYTES: Final = 65536
 _ALL: Final = smb3structs.FILE_SHARE_READ | smb3structs.FILE_SHARE_WRITE | smb3structs.FILE_SHARE_DELETE
 #: Answers about a session that is not there any more, or to a server that is about to end.
 _STALE: Final = frozenset(
@@ -93,51 +94,39 @@ class Share:
 
         def deed(smb: smb3.SMB3) -> bytes:
             file = self._open(smb, path, smb3structs.FILE_OPEN)
-            parts: list[bytes] = []
-            at = 0
-            while True:
-                try:
-                    part = smb.read(self._tree, file, at, 65536)
-                except SessionError as error:
-                    if error.get_error_code() != nt_errors.STATUS_END_OF_FILE:
-                        raise
-                    part = b""
-                if not part:
-                    break
-                parts.append(part)
-                at += len(part)
+            content = self._read_all(smb, file)
             self._close(smb, file)
-            return b"".join(parts)
+            return content
 
         return self._perform(deed)
 
-    def move(self, old: str, new: str) -> bool:
-        """Give a file a name that is free; False if it is taken. Raises Refused, also without such a file."""
+    def claim(self, path: str, content: bytes) -> bool:
+        """Put this into a new file; False if the file is there with something else in it.
+
+        Whoever has the file open has it alone, on all nodes, and an empty one belongs to nobody: its maker
+        has lost its connection before it wrote. So a second attempt finds out what became of the first.
+        """
 
         def deed(smb: smb3.SMB3) -> bool:
-            file = self._open(smb, old, smb3structs.FILE_OPEN)
+            file = self._open(smb, path, smb3structs.FILE_OPEN_IF, sharing=0)
             try:
-                wanted = smb3structs.FILE_RENAME_INFORMATION_TYPE_2()
-                wanted["ReplaceIfExists"] = 0
-                wanted["RootDirectory"] = "\x00" * 8
-                wanted["FileName"] = _windows(new).encode("utf-16le")
-                wanted["FileNameLength"] = len(wanted["FileName"])
-                smb.setInfo(
-                    self._tree,
-                    file,
-                    wanted,
-                    infoType=smb3structs.SMB2_0_INFO_FILE,
-                    fileInfoClass=smb3structs.SMB2_FILE_RENAME_INFO,
-                )
-            except SessionError as error:
-                if error.get_error_code() != nt_errors.STATUS_OBJECT_NAME_COLLISION:
-                    raise
-                return False
+                found = self._read_all(smb, file)
+                if not found:
+                    smb.writeFile(self._tree, file, content)
+                    smb.flush(self._tree, file)
             finally:
                 self._close(smb, file)
-            return True
+            return found in (b"", content)
 
-        return self._perform(deed)
+        until_s = time.monotonic() + _GIVE_UP_S
+        while True:
+            try:
+                return self._perform(deed)
+            except Refused as refusal:
+                # Another writer is at it, or what is left of our own connection to a node that is gone.
+                if refusal.status != nt_errors.STATUS_SHARING_VIOLATION or time.monotonic() > until_s:
+                    raise
+            time.sleep(_RETRY_S)
 
     def hold(self, path: str) -> Callable[[], None]:
         """Open a file for oneself alone, until what is returned is called. Raises Refused."""
@@ -173,7 +162,7 @@ class Share:
                     self._answered()
                     raise Refused(status, str(error).removeprefix("SMB SessionError: ")) from None
                 trouble: Exception = error
-            except (NetBIOSError, OSError) as error:
+            except (NetBIOSError, NetBIOSTimeout, OSError) as error:
                 trouble = error
             else:
                 self._answered()
@@ -222,6 +211,19 @@ class Share:
             access = smb3structs.FILE_READ_ATTRIBUTES
         file: bytes = smb.create(self._tree, _windows(path), access, sharing, options, disposition, 0)
         return file
+
+    def _read_all(self, smb: smb3.SMB3, file: bytes) -> bytes:
+        content = b""
+        while True:
+            try:
+                part = smb.read(self._tree, file, len(content), _READ_BYTES)
+            except SessionError as error:
+                if error.get_error_code() != nt_errors.STATUS_END_OF_FILE:
+                    raise
+                part = b""
+            if not part:
+                return content
+            content += part
 
     def _close(self, smb: smb3.SMB3, file: bytes) -> None:
         smb.close(self._tree, file)

@@ -97,12 +97,11 @@ def check_tree(root: Path, number: int) -> list[str]:
     return wrong
 
 
-def check_messages(root: Path, acknowledged: Iterable[Message], *, is_late: bool = False) -> list[str]:
+def check_messages(root: Path, acknowledged: Iterable[Message]) -> list[str]:
     """What is wrong with the messages that writers have left: a line each.
 
     Each that was acknowledged is there, whole, under a number of its own; none is there twice, none is
-    left over, and the numbers of an INBOX have no gap. With `is_late` a server was frozen: what it was asked
-    before may have been done after, so tmp may have again what was moved out of it.
+    left over, and the numbers of an INBOX have no gap.
     """
     wrong: list[str] = []
     by_mailbox: dict[str, dict[int, Message]] = {}
@@ -116,8 +115,7 @@ def check_messages(root: Path, acknowledged: Iterable[Message], *, is_late: bool
             )
     for mailbox, messages in by_mailbox.items():
         wrong += _check_inbox(root / mailbox / "INBOX", mailbox, messages)
-        if not is_late:
-            wrong += [f"{path.relative_to(root)}: left behind" for path in (root / mailbox / "tmp").iterdir()]
+        wrong += [f"{path.relative_to(root)}: left behind" for path in (root / mailbox / "tmp").iterdir()]
     return wrong
 
 

@@ -62,9 +62,3 @@ def test_each_mistake_with_messages_is_seen(store: Path) -> None:
         assert seen in text
     assert "a-5.txt: left behind" in text
     assert "msg0004: acknowledged to a 4 and to b 9" in text
-
-
-def test_what_a_frozen_server_did_late_may_lie_in_tmp(store: Path) -> None:
-    left = [leave(store, Message("1000", 2, "a", 0))]
-    (store / "1000" / "tmp" / "a-0.txt").write_bytes(b"")
-    assert voicemail.check_messages(store, left, is_late=True) == []
