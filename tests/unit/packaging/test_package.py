@@ -91,7 +91,7 @@ def test_nothing_that_the_daemon_imports_is_left_out(package: Path) -> None:
 
 def test_every_program_says_how_it_is_used(package: Path) -> None:
     programs = sorted(path.name for path in (package / "usr/bin").iterdir())
-    assert programs == ["ctdb", "ctdbctl", "ctdbpy-exporter", "ctdbpyd"]
+    assert programs == ["ctdb", "ctdbctl", "ctdbpy-exporter", "ctdbpyd", "onnode"]
     environment = {**os.environ, "PYTHONPATH": str(package / "usr/lib/python3/dist-packages")}
     for name in programs:
         program = package / "usr/bin" / name
