@@ -36,6 +36,11 @@ _ROWS: Final = {
     "cluster": ("ctdbpy.cli.cluster", "cluster", "Leader, recovery, lmasters, cluster lock."),
     "config": ("ctdbpy.cli.config", "config", "The configuration: show, check, import and apply it."),
     "log": ("ctdbpy.cli.log", "log", "The daemon's log."),
+    "support-bundle": (
+        "ctdbpy.cli.support_bundle",
+        "support_bundle",
+        "Write what somebody else needs to see what is wrong into one file.",
+    ),
     "completion": ("ctdbpy.cli.completion", "completion", "What makes a shell complete commands."),
 }
 

@@ -47,7 +47,7 @@ def _reader(location: str, lines: int, follow: bool) -> list[str]:
     if kind == "file":
         return ["tail", f"--lines={lines}", *more, "--", rest]
     if kind == "syslog":
-        return ["journalctl", "--no-pager", "--identifier=ctdbd", f"--lines={lines}", *more]
+        return ["journalctl", "--no-pager", "--identifier=ctdbpyd", f"--lines={lines}", *more]
     raise ClientError(f"cannot read the log: it goes to '{location}'")
 
 
