@@ -159,7 +159,11 @@ class Ganesha(Server):
 
     def begin_grace(self, address: str) -> None:
         # 5 is its number for "an address has come here".
-        self._ask("grace", f"string:5:{address}")
+        argv = ["dbus-send", "--system", "--print-reply", f"--reply-timeout={_DBUS_LIMIT_S * 1000:.0f}"]
+        argv += [f"--dest={_BUS_NAME}", "/org/ganesha/nfsd/admin", "org.ganesha.nfsd.admin.grace"]
+        said = commands.run([*argv, f"string:5:{address}"], timeout_s=_DBUS_LIMIT_S + 1).output
+        if "boolean true" not in said:
+            raise ServiceError(f"cannot begin a grace period: NFS-Ganesha says '{' '.join(said.split())}'")
 
     def check_grace(self) -> None:
         if not managers.is_running(self.event, self._daemon):
@@ -198,11 +202,6 @@ class Ganesha(Server):
             raise ServiceError(f"cannot read '{self._config}': {error.strerror}") from None
         text = re.sub(r"#.*", "", text)
         return re.findall(r"\bPath\s*=\s*\"?([^\s;\"]+)", text, re.IGNORECASE)
-
-    def _ask(self, verb: str, *arguments: str) -> None:
-        argv = ["dbus-send", "--system", "--print-reply", f"--reply-timeout={_DBUS_LIMIT_S * 1000:.0f}"]
-        argv += [f"--dest={_BUS_NAME}", "/org/ganesha/nfsd/admin", f"org.ganesha.nfsd.admin.{verb}"]
-        commands.run([*argv, *arguments], timeout_s=_DBUS_LIMIT_S + 1)
 
 
 class Kernel(Server):

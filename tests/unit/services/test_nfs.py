@@ -169,6 +169,13 @@ def test_a_ganesha_that_does_not_hear_is_told_of_and_does_not_hold_addresses_up(
     assert "exit status 1: Error: no reply: locks may be given to others before" in ended.said
 
 
+def test_a_grace_period_that_is_refused_is_told_of(nfs: Nfs) -> None:
+    nfs.program("dbus-send", "echo boolean false; echo string Malformed")
+    ended = nfs.event("startipreallocate")
+    assert ended.status == 0
+    assert "NFS-Ganesha says 'boolean false string Malformed'" in ended.said
+
+
 def test_a_ganesha_that_is_not_on_the_bus_fails_monitor(nfs: Nfs) -> None:
     nfs.check("nfs", "service_check_cmd=true")
     nfs.program("dbus-send", "echo boolean false")
