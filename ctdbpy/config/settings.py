@@ -22,6 +22,7 @@ class Settings:
 
     log_location: str = "file:/var/log/ctdb/log.ctdb"
     log_level: int = LOG_LEVELS["NOTICE"]
+    log_format: str = "text"
     cluster_lock: str | None = None
     recovery_lock: str | None = None
     leader_capability: bool = True

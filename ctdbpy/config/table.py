@@ -19,6 +19,7 @@ from ctdbpy.config.values import (
     read_deprecated_lock,
     read_directory,
     read_integer,
+    read_log_format,
     read_log_level,
     read_log_location,
     read_port,
@@ -71,6 +72,19 @@ SETTINGS: tuple[SettingSpec, ...] = (
         "NOTICE",
         "The least important lines that are still written.",
         read_log_level,
+    ),
+    SettingSpec(
+        "logging",
+        "format",
+        "log_format",
+        "text, json",
+        "text",
+        (
+            "How lines look in a file and on standard error: as upstream's, or each as one JSON object with "
+            "time, host, program, pid, level, text and incident (docs/operations.md). Syslog has its own."
+        ),
+        read_log_format,
+        own=True,
     ),
     SettingSpec(
         "cluster",

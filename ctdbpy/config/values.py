@@ -19,6 +19,7 @@ from ctdbpy.config.loglevels import LOG_LEVELS, parse_log_level
 INT_MAX = 2**31 - 1
 DIGITS_MAX = 30
 SYSLOG_METHODS = ("nonblocking", "udp", "udp-rfc5424")
+LOG_FORMATS = ("text", "json")
 
 
 class Quorum(Enum):
@@ -123,6 +124,12 @@ def read_log_location(text: str, _context: Context) -> str:
     if kind == "file" or (kind == "syslog" and (not colon or rest in SYSLOG_METHODS)):
         return text
     raise Invalid(f"write file:PATH, syslog or syslog:METHOD, where METHOD is {', '.join(SYSLOG_METHODS)}")
+
+
+def read_log_format(text: str, _context: Context) -> str:
+    if text.lower() not in LOG_FORMATS:
+        raise Invalid(f"write {' or '.join(LOG_FORMATS)}")
+    return text.lower()
 
 
 def read_address(text: str, _context: Context) -> str:

@@ -60,7 +60,7 @@ from ctdbpy.host.unix_socket import ListeningSocket
 from ctdbpy.net.datagrams import bind_datagrams
 from ctdbpy.net.links import Links, listen_as_one_of
 from ctdbpy.store.databases import Health, persistent_files
-from ctdbpy.wire.constants import Capability
+from ctdbpy.wire.constants import INVALID_GENERATION, Capability
 
 log = logging.getLogger("ctdbpy.daemon")
 
@@ -101,6 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             logs = Logs.open(
                 configuration.settings.log_location,
                 configuration.settings.log_level,
+                form=configuration.settings.log_format,
                 is_interactive=options.interactive,
             )
         except HostError as error:
@@ -231,6 +232,7 @@ class _Start:
         children = Children()
         health = Health(paths.state, self.pnn)
         node = Node(self._node_config(health, loop.time()), records)
+        self.logs.use_incident(lambda: _incident(node))
         pump: Pump
         workers = Workers(
             records,
@@ -388,6 +390,12 @@ def _keep_alive(notifier: Notifier, interval_s: float) -> None:
     """Tell the service manager that the loop turns, as long as it does."""
     notifier.alive()
     asyncio.get_running_loop().call_later(interval_s, _keep_alive, notifier, interval_s)
+
+
+def _incident(node: Node) -> str | None:
+    """What lines belong together on all nodes: the last recovery that began, by the generation it brought."""
+    generation = node.state.last_generation
+    return None if generation == INVALID_GENERATION else f"{generation:08x}"
 
 
 def _raise_file_limit() -> None:

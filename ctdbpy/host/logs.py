@@ -8,12 +8,15 @@ does not fit in the queue is counted and reported. The level is CTDB's number (0
 
 from __future__ import annotations
 
+import json
 import logging
 import logging.handlers
 import os
 import queue
 import socket
 import sys
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
@@ -57,9 +60,16 @@ class Logs:
 
     @classmethod
     def open(
-        cls, location: str, level: int, *, is_interactive: bool = False, program: str = "ctdbpyd"
+        cls,
+        location: str,
+        level: int,
+        *,
+        form: str = "text",
+        is_interactive: bool = False,
+        program: str = "ctdbpyd",
     ) -> Logs:
         """Start logging to `location` (`file:PATH`, `syslog[:METHOD]`); an interactive daemon logs to stderr.
+        `form` is text or json; syslog has its own.
 
         Raises HostError when a file cannot be written or the location is none. An absent syslog is no
         error, as upstream has it: lines go to stderr until it is there.
@@ -67,12 +77,13 @@ class Logs:
         kind, _colon, rest = location.partition(":")
         note: str | None = None
         handler: logging.Handler
+        lines = _JsonFormatter(program) if form == "json" else _LineFormatter(program)
         if is_interactive or (kind == "file" and rest in ("", "-")):
             handler = logging.StreamHandler(sys.stderr)
-            handler.setFormatter(_LineFormatter(program))
+            handler.setFormatter(lines)
         elif kind == "file":
             handler = _LogFile(Path(rest))
-            handler.setFormatter(_LineFormatter(program))
+            handler.setFormatter(lines)
         elif kind == "syslog" and rest in ("", *SYSLOG_METHODS):
             syslog = SyslogHandler(rest, program)
             note = syslog.connect()
@@ -90,6 +101,10 @@ class Logs:
         """Change the level. Raises ValueError outside 0-10."""
         self._logger.setLevel(python_level(level))
         self._level = level
+
+    def use_incident(self, incident: Callable[[], str | None]) -> None:
+        """Ask this what a line belongs to, when it is written; None is nothing."""
+        self._lines.incident = incident
 
     def reopen(self) -> str:
         """Open the log file again after rotation; return the line that says how it went."""
@@ -116,6 +131,13 @@ class _Lines(logging.handlers.QueueHandler):
         super().__init__(queue.Queue(QUEUE_LINES_MAX))
         self.lost = 0
         self._unreported = 0
+        self.incident: Callable[[], str | None] = lambda: None
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """What the line belongs to is told now: by the time it is written more may have happened."""
+        record.incident = self.incident()
+        prepared: logging.LogRecord = super().prepare(record)
+        return prepared
 
     def enqueue(self, record: logging.LogRecord) -> None:
         """Hand one line over, or drop it."""
@@ -174,3 +196,18 @@ class _LineFormatter(logging.Formatter):
         microseconds = int((record.created - int(record.created)) * 1e6)
         when = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{microseconds:06d}{zone}"
         return f"{when} {self._prefix}: {logging.getLevelName(record.levelno)}: {record.getMessage()}"
+
+
+class _JsonFormatter(logging.Formatter):
+    """Each line an object, for programs that gather logs."""
+
+    def __init__(self, program: str) -> None:
+        super().__init__()
+        self._origin = {"host": socket.gethostname(), "program": program, "pid": os.getpid()}
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one line, whatever the message has."""
+        when = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="microseconds")
+        said = {"level": logging.getLevelName(record.levelno), "text": record.getMessage()}
+        incident = getattr(record, "incident", None)
+        return json.dumps({"time": when, **self._origin, **said, "incident": incident}, ensure_ascii=False)

@@ -25,6 +25,7 @@ from ctdbpy.config.values import (
     read_boolean,
     read_deprecated_lock,
     read_directory,
+    read_log_format,
     read_log_level,
     read_log_location,
     read_port,
@@ -114,6 +115,7 @@ def test_the_cluster_file_means_what_the_files_meant(tmp_path: Path) -> None:
 SAMPLES = {
     read_boolean: ("yes", "No", "TRUE", "false"),
     read_automatic: ("auto", "yes", "no"),
+    read_log_format: ("text", "JSON"),
     read_log_level: ("ERROR", "info", "7", "0"),
     read_string: ("/a/b", "!/bin/x --y 'z' # no", "yes", "{a: b}", "- x", '"q"', "007"),
     read_deprecated_lock: ("/old lock", "~"),

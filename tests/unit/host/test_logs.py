@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -10,6 +11,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -258,3 +260,26 @@ def test_a_syslog_that_does_not_read_never_blocks_the_nonblocking_method(
         handler.emit(record(f"line {number}"))
     assert "line 1999\n" in capfd.readouterr().err
     handler.close()
+
+
+def test_in_json_a_line_is_an_object_and_tells_its_incident(tmp_path: Path) -> None:
+    logs = Logs.open(f"file:{tmp_path}/log", 3, form="json")
+    try:
+        LOG.warning("before")
+        incident = ["one"]
+        logs.use_incident(lambda: incident[0])
+        LOG.log(NOTICE, 'two lines,\nä and a "quote"')
+        incident[0] = "two"
+        LOG.error("%s", "after")
+    finally:
+        logs.close()
+    said = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [(each["level"], each["text"], each["incident"]) for each in said] == [
+        ("WARNING", "before", None),
+        ("NOTICE", 'two lines,\nä and a "quote"', "one"),
+        ("ERROR", "after", "two"),
+    ]
+    assert {(each["program"], each["pid"], each["host"]) for each in said} == {
+        ("ctdbpyd", os.getpid(), socket.gethostname())
+    }
+    assert all(datetime.fromisoformat(each["time"]).tzinfo is not None for each in said)
