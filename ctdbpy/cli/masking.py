@@ -10,8 +10,8 @@ from typing import Any, Final
 MASK: Final = "(masked)"
 
 _WORDS: Final = (
-    r"(?:pass(?:word|wd|phrase|code)|passw|pwd|secret|token|credentials?"
-    r"|(?:api|private|access|auth)[ _-]?key|keyring)"
+    r"(?:pass(?:word|wd|phrase|code)|passw|pwd|pass(?=[\"']?[ \t]*[:=])|psk|secret(?!s\.tdb)|token"
+    r"|credentials?|(?:api|private|access|auth)[ _-]?key|keyring)"
 )
 #: `a_password = x`, `password: x`, `"password": x`: the name, what separates, and what follows on the line.
 _NAMED: Final = re.compile(

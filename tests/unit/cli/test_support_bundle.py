@@ -23,6 +23,7 @@ SECRET = "hunter2-Geheim"
         f"password = {SECRET}",
         f"CTDB_LDAP_PASSWORD='{SECRET}'",
         f'export API_KEY="{SECRET}"',
+        f"SMTP_PASS={SECRET}",
         f"  bind secret: {SECRET}",
         f'{{"password": "{SECRET}", "user": "x"}}',
         f"- {{user: a, password: {SECRET}}}",
@@ -47,7 +48,12 @@ def test_what_is_called_a_secret_is_taken_out(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["log level = INFO\n", "nodes:\n  - {number: 0, address: 10.0.0.1}\n", "secrets.tdb is healthy\n"]
+    "text",
+    [
+        "log level = INFO\n",
+        "nodes:\n  - {number: 0, address: 10.0.0.1}\n",
+        "vacuum of secrets.tdb: 3 records\n",
+    ],
 )
 def test_what_is_none_stays(text: str) -> None:
     assert mask_text(text) == text
