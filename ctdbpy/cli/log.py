@@ -44,6 +44,10 @@ def show(session: Session, lines: int, follow: bool) -> int:
 def _reader(location: str, lines: int, follow: bool) -> list[str]:
     more = ["--follow"] if follow else []
     kind, _, rest = location.partition(":")
+    if kind == "file" and rest in ("", "-"):
+        raise ClientError(
+            "cannot read the log: the daemon writes to standard error; see journalctl -u ctdbpyd"
+        )
     if kind == "file":
         return ["tail", f"--lines={lines}", *more, "--", rest]
     if kind == "syslog":

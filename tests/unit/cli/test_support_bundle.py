@@ -109,3 +109,12 @@ def test_without_a_daemon_there_is_one_too_and_nothing_is_written_over(run: Run,
     again = run("support-bundle", "-o", str(bundle), **environ)
     assert (again.returncode, "it is there already" in again.stderr) == (1, True)
     assert os.path.getsize(bundle) == size
+
+
+def test_the_log_of_a_daemon_that_writes_to_standard_error_is_looked_for_elsewhere(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "ctdb.conf").write_text("[logging]\nlocation = file:\n")
+    (tmp_path / "nodes").write_text("127.0.0.1\n")
+    said = run("log", "show", CTDB_BASE=str(tmp_path), CTDB_TEST_MODE="yes")
+    assert (said.returncode, "journalctl -u ctdbpyd" in said.stderr) == (1, True)
