@@ -112,6 +112,10 @@ def test_event_scripts_find_their_functions(package: Path) -> None:
 
 
 def _run_script(package: Path, system: Path, name: str, *arguments: str) -> None:
+    assert _status(package, system, name, *arguments) == 0
+
+
+def _status(package: Path, system: Path, name: str, *arguments: str) -> int:
     """Run a maintainer script as if `system` were the root: its paths are moved there."""
     script = (package / "DEBIAN" / name).read_text()
     for folder in (
@@ -126,7 +130,7 @@ def _run_script(package: Path, system: Path, name: str, *arguments: str) -> None
     script = re.sub(r"^\s*(py3compile|py3clean|warn_of_purging$).*", ":", script, flags=re.MULTILINE)
     script = script.replace("-x /usr/bin/systemctl", "-x /nowhere")
     script = re.sub(r"^ctdb_took_over.*", "ctdb_took_over() { false; }", script, flags=re.MULTILINE)
-    subprocess.run(["sh", "-e", "-c", script, name, *arguments], timeout=60, check=True)
+    return subprocess.run(["sh", "-e", "-c", script, name, *arguments], timeout=60, check=False).returncode
 
 
 @pytest.fixture
@@ -152,6 +156,24 @@ def test_functions_of_the_other_daemon_are_put_aside_and_given_back(package: Pat
     _run_script(package, system, "postinst", "configure", "0.1.0-1")
     _run_script(package, system, "prerm", "remove", "in-favour", "ctdb", "2")
     assert functions.read_text() == "# theirs\n"
+
+
+def test_it_is_not_installed_over_a_running_daemon_of_the_other_kind(
+    package: Path, system: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (system / "run/systemd/system").mkdir(parents=True)
+    (system / "bin").mkdir()
+    systemctl = system / "bin" / "systemctl"
+    monkeypatch.setenv("PATH", f"{system}/bin:{os.environ['PATH']}")
+    for status, wanted in ((0, 1), (3, 0)):
+        systemctl.write_text(
+            f'#!/bin/sh\n[ "$*" = "is-active --quiet ctdb.service" ] && exit {status}\nexit 99\n'
+        )
+        systemctl.chmod(0o755)
+        assert _status(package, system, "preinst", "install") == wanted
+    # An upgrade of ours finds a unit of that name, too: it is ours.
+    systemctl.write_text("#!/bin/sh\nexit 0\n")
+    assert _status(package, system, "preinst", "upgrade", "0.1.0-1") == 0
 
 
 def test_a_disabled_script_stays_disabled_over_an_upgrade(package: Path, system: Path) -> None:
