@@ -24,6 +24,7 @@ from ctdbpy.core.state import NOBODY, State
 from ctdbpy.wire.codecs import U32
 from ctdbpy.wire.constants import BROADCAST_CONNECTED, NodeFlag, RunState
 from ctdbpy.wire.srvids import SRVID_REBALANCE_NODE, SRVID_RELEASE_IP, SRVID_TAKE_IP
+from ctdbpy.wire.structures import Connection
 
 #: Said to a leader whose order comes while this node recovers: it will order again.
 IN_RECOVERY: Final = "this node is in recovery"
@@ -102,6 +103,8 @@ class Addresses:
             if problem:
                 self.table.vacate(entry)
                 return problem
+        # What comes while it is put is a connection to this node already.
+        inherited = tuple(entry.connections)
         error = await self.deeds.put(entry)
         if entry.turn != turn:
             return OTHER_ORDER
@@ -109,17 +112,17 @@ class Addresses:
             self.drop(entry)
             return f"cannot put {full(entry)} on {interface}: {error}"
         entry.is_put = True
-        self._announce(entry)
+        self._announce(entry, inherited)
         if not self._state.config.scripts_first:
             self._tell_scripts(entry)
         return ""
 
-    def _announce(self, entry: Entry) -> None:
+    def _announce(self, entry: Entry, inherited: tuple[Connection, ...]) -> None:
         """Programs here and on the network learn who serves it. Clients woken once connect anew."""
-        connections = tuple(entry.connections)
-        self.deeds.announce(entry, connections)
-        if connections:
-            entry.connections.clear()
+        self.deeds.announce(entry, inherited)
+        for connection in inherited:
+            entry.connections.pop(connection, None)
+        if inherited:
             self.table.news.add(entry.address)
         self._tell_programs(SRVID_TAKE_IP, entry)
 

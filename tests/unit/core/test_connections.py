@@ -115,6 +115,19 @@ def test_who_takes_an_address_wakes_its_clients_and_they_come_anew() -> None:
     assert tickles(harness, TWO) == []
 
 
+def test_a_client_that_comes_while_the_address_is_being_put_is_known() -> None:
+    harness = member()
+    harness.node.rooms.connections.add(tcp(1, address=TWO), tell_later=False)
+    harness.host.is_held = True
+    client = harness.connect(9)
+    harness.send(client, Control.TAKEOVER_IP, PublicIp(0, SockAddr(TWO)).pack())
+    assert harness.ask(Control.TCP_CLIENT, tcp(2, address=TWO).pack()).status == 0
+    harness.release_deeds()
+    woken = [each.connections for each in of_kind(harness.effects, AnnounceAddress)]
+    assert woken == [(tcp(1, address=TWO),)], "it came to this node: nobody has to wake it"
+    assert tickles(harness, TWO) == [tcp(2, address=TWO)]
+
+
 def test_changed_lists_are_told_now_and_then_and_all_to_a_node_that_starts() -> None:
     harness = member()
     for port in (1, 2, 3):
