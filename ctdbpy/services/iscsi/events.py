@@ -153,8 +153,10 @@ def _monitor(event: Event) -> None:
         try:
             _check_post(event, address, targets, post, limit_s)
         except ServiceError:
-            # An address that has moved meanwhile is another node's.
-            if _posts(directory, limit_s).get(address, _UNKNOWN) == post:
+            # An address that has moved meanwhile is another node's. One that is here still may look better
+            # for a moment, while what has failed is tried again.
+            again = _posts(directory, limit_s).get(address, _UNKNOWN)
+            if again["standing"] or again == post:
                 raise
 
 

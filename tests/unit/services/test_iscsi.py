@@ -501,7 +501,7 @@ def _runs(pid: int) -> bool:
 def _held(path: Path) -> Iterator[None]:
     """Another process has a file locked."""
     code = f"import fcntl, sys; f = open({str(path)!r}, 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); "
-    code += "print(); sys.stdin.read()"
+    code += "print(flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
