@@ -105,7 +105,7 @@ def ask(sides: list[Side], records: int, rounds: int, rounds_new: int) -> Iterat
     with ExitStack() as stack:
         subjects = []
         for side in sides:
-            views = Views(side.lab, "--every-ms", "2", "--memory")
+            views = Views(side.lab, "--every-ms", "10", "--memory")
             stack.callback(views.close)
             subjects.append(Subject(side, views, records))
         for number in range(rounds):
