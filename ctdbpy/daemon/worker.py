@@ -32,6 +32,7 @@ class Worker:
     ) -> None:
         """Start it. Raises HostError."""
         self._child, self._socket = start_helper(children, "ctdbpy.store.worker")
+        jobs.widen(self._socket)
         self._on_answer = on_answer
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()

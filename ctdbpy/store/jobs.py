@@ -35,6 +35,7 @@ Status: EEXIST record refused by its rsn, EPROTO malformed buffer, EIO libtdb fa
 from __future__ import annotations
 
 import os
+import socket
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
@@ -55,7 +56,14 @@ _COUNTS: Final = struct.Struct("=QQ")
 #: No frame is larger: a rec_buffer holds RecBufferSizeLimit or one record, and packets end before this.
 FRAME_SIZE_MAX: Final = 256 << 20
 
+#: What may be on its way between daemon and worker, each way: several buffers of records. With the kernel's
+#: 208 KiB each buffer costs both of them five turns on a processor that others want, too.
+ON_THE_WAY_BYTES: Final = 4 << 20
+
 NO_OWNER: Final = 0xFFFFFFFF
+
+# Linux; the socket module has no name for it.
+_SO_SNDBUFFORCE: Final = 32
 
 _VOLATILE: Final = 1
 _FROZEN: Final = 2
@@ -290,6 +298,15 @@ class Answer:
             keys.append(self.data[at : at + size])
             at += size
         return tuple(keys)
+
+
+def widen(connection: socket.socket) -> None:
+    """Let `ON_THE_WAY_BYTES` be on their way from here to the other end, or as much as the machine allows."""
+    try:
+        connection.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, ON_THE_WAY_BYTES)
+    except OSError:
+        # Not root: net.core.wmem_max is the limit.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ON_THE_WAY_BYTES)
 
 
 def pack_count(count: int, scheduled: list[bytes] | tuple[bytes, ...] = ()) -> bytes:

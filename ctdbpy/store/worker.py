@@ -21,7 +21,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from ctdbpy.errors import ProtocolError, StoreError
-from ctdbpy.store.jobs import Answer, Database, Kind, Plain, Request, take_request
+from ctdbpy.store.jobs import Answer, Database, Kind, Plain, Request, take_request, widen
 from ctdbpy.store.lifeline import die_with_parent
 from ctdbpy.store.lockwaits import ANSWER_SIZE, Op, WaitRequest
 from ctdbpy.store.sessions import Session, status_of
@@ -128,7 +128,7 @@ class Poll:
     def check(self, *, block: bool) -> None:
         """Take in what came. Raises Stopped when the running job is to end, EOFError when the daemon left."""
         if block or select.select(self.sockets, [], [], 0)[0]:
-            data = self.socket.recv(1 << 18)
+            data = self.socket.recv(1 << 20)
             if not data:
                 raise EOFError
             self._received += data
@@ -294,6 +294,7 @@ def main() -> None:
     status = 0
     with socket.socket(fileno=int(sys.argv[1])) as connection:
         die_with_parent(peer_pid(connection))
+        widen(connection)
         try:
             Worker(connection).run()
         except (EOFError, BrokenPipeError, ConnectionResetError):

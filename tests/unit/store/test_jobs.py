@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -72,3 +75,14 @@ def test_any_bytes_are_an_answer_or_refused(data: bytes) -> None:
             _ = (answer.count, answer.scheduled, answer.counts)
     except ProtocolError as error:
         assert "cannot decode a" in str(error)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="more than net.core.wmem_max is root's to have")
+def test_buffers_of_records_are_on_their_way_before_the_other_end_reads() -> None:
+    # Three buffers of the default RecBufferSizeLimit.
+    records = bytes(3_000_000)
+    here, there = socket.socketpair()
+    with here, there:
+        here.setblocking(False)
+        jobs.widen(here)
+        assert here.send(records) == len(records)

@@ -132,9 +132,10 @@ def test_a_freeze_that_waits_holds_up_its_own_database_only(
 
 
 def test_a_traverse_can_be_stopped(tdb: Tdb, worker: WorkerProcess) -> None:
+    # More than may be on its way to us while we do not read.
     for number in range(5000):
-        tdb.store(b"%d" % number, b"x" * 1000)
-    job_id = worker.send(database(tdb), jobs.Traverse(1, limit=5000))
+        tdb.store(b"%d" % number, b"x" * 4000)
+    job_id = worker.send(database(tdb), jobs.Traverse(1, limit=20000))
     assert not worker.answer().is_last
     worker.stop(database(tdb), job_id)
     parts = 0
