@@ -14,7 +14,7 @@ from typing import Final
 from ctdbpy.core.effects import Exit, LogLevel, TellGuard
 from ctdbpy.core.inputs import Sight
 from ctdbpy.core.procedures import Promise, Runner
-from ctdbpy.core.state import NOBODY, Peer, Quorum, State
+from ctdbpy.core.state import NOBODY, Freeze, Peer, Quorum, State
 from ctdbpy.wire.constants import Capability, NodeFlag, RunState
 
 #: Databases freeze as soon as their workers get all locks; local programs hold those for moments.
@@ -72,6 +72,9 @@ class Standing:
             self.stopped = True
             self._still_by_s = state.now_s + STILL_WITHIN_S
         if state.suspended:
+            if any(each.freeze in (Freeze.THAWED, Freeze.THAWING) for each in state.databases.values()):
+                # A recovery that is about to end has had them move: it must not end here.
+                state.want_recovery(reason)
             return
         state.suspended = reason
         state.lineage.clear()
