@@ -71,6 +71,7 @@ class Held:
         self.thief = nfs.client("c1", "thief")
         self.worker = nfs.client("c2", "c2")  # a name that servers find
         root = self.holder.ask("mount", self.address_b, "/share")
+        assert isinstance(root, str), f"mount fails: {root}"
         self.file: str = self.holder.ask("create", self.address_b, root, "held")
         self.obtain(*RANGE)
 
