@@ -98,6 +98,9 @@ class NfsCluster:
             etc = self.lab.path(host, "/etc")
             (etc / "ganesha").mkdir(exist_ok=True)
             (etc / "ganesha" / "ganesha.conf").write_text(_CONFIGURATION, encoding="ascii")
+            if not (etc / "mtab").exists():
+                # Ganesha finds file systems there; a machine made by debootstrap alone has none.
+                (etc / "mtab").symlink_to("/proc/self/mounts")
             # Upstream's files ask for a quota server.
             shutil.rmtree(etc / "ctdb" / "nfs-checks.d", ignore_errors=True)
             shutil.copy(ROOT / "eventscripts" / "statd-callout", etc / "ctdb")
