@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: A daemon that serves answers at once; a recovery on its way takes far less.
 TIMEOUT_S: Final = 10.0
 #: Other nodes are only asked for what would be nice to know: who does not answer in this time is left out.
-PATIENCE_S: Final = 0.2
+PATIENCE_S: Final = 0.15
 #: A deed that has not come to its end by then is given up.
 WAIT_S: Final = 120.0
 

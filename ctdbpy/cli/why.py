@@ -24,24 +24,46 @@ EVENTS_SHOWN: Final = 10
 _Answer = dict[str, Any]
 
 
-def _about(_context: click.Context, _param: click.Parameter, value: str | None) -> int | str | None:
-    """The number of a node, or an address."""
-    if value is None:
+#: First words of what else there is to ask about.
+_MORE: Final = ("recovery", "record")
+
+
+def _about(
+    _context: click.Context, _param: click.Parameter, words: tuple[str, ...]
+) -> int | str | tuple[str, ...] | None:
+    """The number of a node, an address, or more words."""
+    if not words:
         return None
+    value = words[0]
+    if value in _MORE:
+        return words
     try:
+        if len(words) > 1:
+            raise ValueError
         return int(value) if value.isdecimal() else str(ip_address(value))
     except ValueError:
-        raise click.BadParameter(f"{value!r} is neither the number of a node nor an address") from None
+        raise click.BadParameter(
+            f"{' '.join(words)!r} is neither the number of a node nor an address, nor 'recovery' or "
+            "'record DATABASE KEY'"
+        ) from None
 
 
 @click.command(cls=Command)
-@click.argument("about", callback=_about, metavar="[NODE|ADDRESS]", required=False)
+@click.argument(
+    "about", nargs=-1, callback=_about, metavar="[NODE | ADDRESS | recovery | record DATABASE KEY]"
+)
 @click.pass_obj
-def why(session: Session, about: int | str | None) -> None:
+def why(session: Session, about: int | str | tuple[str, ...] | None) -> None:
     """Say why NODE (or every node) is in the state it is in, or why ADDRESS is where it is.
 
-    With NODE, also say what happened to it lately.
+    With NODE, also say what happened to it lately. `why recovery` says why recoveries have run, and `why
+    record` what the users of a record wait for.
     """
+    if isinstance(about, tuple):
+        from ctdbpy.cli.why_more import explain
+
+        explain(session, about)
+        return
     if isinstance(about, str):
         from ctdbpy.cli.why_address import explain_address
 
