@@ -56,13 +56,21 @@ class Connection:
         self.timeout_s = timeout_s
         self._path = os.fspath(path)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(timeout_s)
         self._received = bytearray()
         self._reqid = 0
         self.messages: deque[packets.ReqMessage] = deque()
         try:
+            # The kernel's time limit, not Python's: with that a full backlog is an error and not a wait.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout_s))
             self._socket.connect(self._path)
+            self._socket.settimeout(timeout_s)
             self.pnn = self.control(Control.GET_PNN).status
+        except BlockingIOError as error:
+            self._socket.close()
+            raise TimeUp(
+                f"cannot connect to the daemon at '{self._path}': it has not taken the connection within "
+                f"{timeout_s:g} s; it hangs, or too many clients wait for it"
+            ) from error
         except OSError as error:
             self._socket.close()
             raise NoDaemon(
@@ -289,3 +297,9 @@ def answer_of(opcode: Control, reply: packets.ReplyControl) -> Any:
         reason = reply.error or f"status {reply.status}"
         raise Refused(f"cannot do {opcode.name}: {reason}", reply.status)
     return controls.decode_reply(opcode, reply.data)
+
+
+def _timeval(duration_s: float) -> bytes:
+    """The kernel's `struct timeval`; at least a microsecond, since 0 would be for ever."""
+    seconds, microseconds = divmod(max(round(duration_s * 1_000_000), 1), 1_000_000)
+    return struct.pack("@ll", seconds, microseconds)

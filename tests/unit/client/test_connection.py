@@ -39,6 +39,17 @@ def test_a_daemon_that_does_not_answer_is_not_waited_for_for_ever(tmp_path: Path
     assert set(os.listdir("/proc/self/fd")) == open_before
 
 
+def test_it_waits_its_turn_when_many_connect_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(0)
+        with socket.socket(socket.AF_UNIX) as first:
+            first.connect(str(path))
+            with pytest.raises(TimeUp, match=r"has not taken the connection within 0\.1 s"):
+                Connection(path, timeout_s=0.1)
+
+
 def test_a_daemon_that_ends_the_connection_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as listener:

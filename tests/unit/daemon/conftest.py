@@ -111,7 +111,7 @@ class Daemon:
     def raw(self) -> socket.socket:
         """A connection that speaks as it likes."""
         connection = socket.socket(socket.AF_UNIX)
-        # Before it has a time limit: with one, a full backlog is an error and not a wait.
+        # Before it has a time limit: with Python's, a full backlog is an error and not a wait.
         connection.connect(str(self.socket))
         connection.settimeout(LIMIT_S)
         return connection
