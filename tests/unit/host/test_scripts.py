@@ -149,6 +149,13 @@ def test_time_is_for_all_scripts_together_and_what_hung_still_runs(tmp_path: Pat
     assert "20.slow hung: it was given up after" in str(ends[1])
 
 
+def test_a_script_without_any_time_is_late_however_fast_it_is(tmp_path: Path) -> None:
+    script(tmp_path, "10.quick.script", "")
+    for _ in range(20):
+        summary, ends = run(tmp_path, "monitor", timeout_s=0)
+        assert (summary, results(ends)) == (-errno.ETIMEDOUT, [("10.quick", -errno.ETIMEDOUT)])
+
+
 def test_a_background_process_that_keeps_the_output_open_is_not_waited_for(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     script(tmp_path, "10.a.script", f"sleep 1000 & echo $! >{pid}; echo started")
