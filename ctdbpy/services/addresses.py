@@ -8,6 +8,7 @@ millisecond, and it is the same on whichever daemon runs the script.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import sys
 from pathlib import Path
@@ -64,6 +65,27 @@ def listeners(port: int, net: Path = _NET) -> list[str]:
             _text, re.findall(rf": ([0-9A-F]+):{port:04X} [0-9A-F]+:0000 {_LISTENS} ", _read(net / name))
         )
     return found
+
+
+def is_listener(pid: int, net: Path = _NET) -> bool:
+    """Whether a process listens on a TCP port; one that is gone does not."""
+    listening = set()
+    for name in ("tcp", "tcp6"):
+        # sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode
+        rows = (line.split() for line in _read(net / name).splitlines())
+        listening |= {f"socket:[{row[9]}]" for row in rows if len(row) > 9 and row[3] == _LISTENS}
+    try:
+        files = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return False
+    return any(_target(f"/proc/{pid}/fd/{file}") in listening for file in files)
+
+
+def _target(link: str) -> str:
+    try:
+        return os.readlink(link)
+    except OSError:
+        return ""  # closed meanwhile
 
 
 def _text(words: str) -> str:

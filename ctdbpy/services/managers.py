@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from ctdbpy.errors import ServiceError
-from ctdbpy.services import commands
+from ctdbpy.services import addresses, commands
 from ctdbpy.services.event import Event
 
 #: There exactly where systemd is the init of this machine.
@@ -28,6 +28,8 @@ _UNIT_DIRECTORIES: Final = (
 )
 #: Less than EventScriptTimeout's 30 s: the reason is ours to say.
 _COMMAND_LIMIT_S: Final = 25.0
+_LISTEN_LIMIT_S: Final = 12.0
+_LISTEN_PAUSE_S: Final = 0.05
 _END_LIMIT_S: Final = 10.0
 _KILL_LIMIT_S: Final = 3.0
 
@@ -37,13 +39,15 @@ class Daemon:
     """One program that stays: how systemd calls it, and how it is started and found without systemd.
 
     units: its names as a unit, the first that is installed is meant. command: starts it in the background.
-    process: the name of its processes. pid_file: where it notes the main one.
+    process: the name of its processes. pid_file: where it notes the main one. listens: it has started once
+    it listens on a TCP port, as its unit says, too; the command ends long before.
     """
 
     units: tuple[str, ...]
     command: tuple[str, ...]
     process: str
     pid_file: Path | None = None
+    listens: bool = False
 
 
 def start(event: Event, daemon: Daemon) -> None:
@@ -52,6 +56,8 @@ def start(event: Event, daemon: Daemon) -> None:
         _systemctl("start", daemon)
     else:
         commands.run(daemon.command, timeout_s=_COMMAND_LIMIT_S)
+        if daemon.listens:
+            _wait_listening(daemon)
 
 
 def stop(event: Event, daemon: Daemon) -> None:
@@ -128,6 +134,24 @@ def is_systemd(event: Event) -> bool:
     if chosen not in ("", "systemd", "commands"):
         raise event.misuse("CTDB_SERVICE_MANAGER", "it must be 'systemd' or 'commands'")
     return chosen == "systemd" or (not chosen and _SYSTEMD.is_dir())
+
+
+def _wait_listening(daemon: Daemon) -> None:
+    """Until one of its processes listens. Raises ServiceError if none is left, or time is up."""
+    until_s = time.monotonic() + _LISTEN_LIMIT_S
+    while True:
+        running = processes(daemon)
+        if not running:
+            raise ServiceError(f"cannot start '{daemon.process}': it ended at once; its own log says why")
+        if any(addresses.is_listener(pid) for pid in running):
+            return
+        if time.monotonic() >= until_s:
+            raise ServiceError(
+                f"cannot start '{daemon.process}': process {running[0]} listens on no TCP port after "
+                f"{_LISTEN_LIMIT_S:g} s; its own log says what it waits for"
+            )
+        # Nothing tells when another process begins to listen.
+        time.sleep(_LISTEN_PAUSE_S)
 
 
 def _systemctl(verb: str, daemon: Daemon) -> None:

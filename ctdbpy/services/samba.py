@@ -13,7 +13,7 @@ from ctdbpy.services.event import Event
 from ctdbpy.services.managers import Daemon
 from ctdbpy.services.samba_configuration import KeptConfiguration, SambaConfiguration
 
-_SMBD: Final = Daemon(("smbd", "smb"), ("smbd", "-D"), "smbd", Path("/run/samba/smbd.pid"))
+_SMBD: Final = Daemon(("smbd", "smb"), ("smbd", "-D"), "smbd", Path("/run/samba/smbd.pid"), listens=True)
 _PORT_MAX: Final = 65535
 _NETBIOS_PORT: Final = 139
 #: The server and the directories may each take so long, and EventScriptTimeout is 30 s for all scripts.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ctdbpy.errors import LabError
 from ctdbpy.lab import Lab, wait_until
 from ctdbpy.lab.services import Cluster, Samba
 
@@ -47,7 +48,11 @@ class Served:
 
     def settle(self) -> None:
         """Wait until every node is well and has its share of the addresses, and each serves the client."""
-        self.cluster.wait_healthy()
+        try:
+            self.cluster.wait_healthy()
+        except LabError as error:
+            logs = "".join(f"{host}:\n{self.samba.log_end(host)}\n" for host in self.lab.nodes)
+            raise LabError(f"{error}\nsmbd's logs end:\n{logs}") from None
         share = len(ADDRESSES) // len(self.lab.nodes)
         wait_until(
             "addresses are spread",

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ctdbpy.errors import ServiceError
-from ctdbpy.services import managers
+from ctdbpy.services import addresses, managers
 from ctdbpy.services.event import Event
 from ctdbpy.services.managers import Daemon
 
@@ -24,12 +24,14 @@ _serial = itertools.count()
 # It says on a fifo when it is ready and which signals it hears, so that nobody has to guess.
 _PROGRAM = """\
 #!{python} -IS
-import os, signal
+import os, signal, socket
 from pathlib import Path
 heard = {{signal.SIGHUP, signal.SIGTERM}}
 signal.pthread_sigmask(signal.SIG_BLOCK, heard)
 Path("{home}/pid").write_text(str(os.getpid()))
 Path("{home}/said").write_text("ready\\n")
+if Path("{home}/listens").exists():
+    listener = socket.create_server(("127.0.0.1", 0))
 while signal.sigwait(heard) == signal.SIGHUP:
     Path("{home}/said").write_text("reload\\n")
 """
@@ -85,6 +87,25 @@ def test_a_daemon_that_is_stopped_by_a_signal_ends_by_force(
     os.kill(pid, signal.SIGSTOP)
     managers.restart(event(), stub.daemon)
     assert managers.processes(stub.daemon) != [pid]
+
+
+def test_one_that_serves_has_started_once_it_listens(stub: Stub) -> None:
+    (stub.home / "listens").touch()
+    managers.start(event(), replace(stub.daemon, listens=True))
+    assert [addresses.is_listener(pid) for pid in managers.processes(stub.daemon)] == [True]
+
+
+def test_one_that_serves_and_does_not_come_to_listen_is_told(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(managers, "_LISTEN_LIMIT_S", 0.2)
+    with pytest.raises(ServiceError, match=r"process \d+ listens on no TCP port after 0\.2 s"):
+        managers.start(event(), replace(stub.daemon, listens=True))
+
+
+def test_one_that_serves_and_ends_at_once_is_told(stub: Stub) -> None:
+    with pytest.raises(ServiceError, match=f"^cannot start '{stub.daemon.process}': it ended at once"):
+        managers.start(event(), replace(stub.daemon, command=("true",), listens=True))
 
 
 def test_a_reload_reaches_the_main_process(stub: Stub) -> None:
