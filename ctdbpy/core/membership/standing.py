@@ -23,6 +23,7 @@ STILL_WITHIN_S: Final = 2.0
 PATIENCE_S: Final = 0.3
 #: A service manager starts the daemon again; its databases come from the others.
 EXIT_NOT_STILL: Final = 75
+_LEAVING: Final = NodeFlag.STOPPED | NodeFlag.BANNED
 
 
 class Standing:
@@ -34,6 +35,8 @@ class Standing:
         self._leaderless_s: float | None = None
         self._still_by_s: float | None = None
         self._change: Promise[None] = Promise()
+        #: Since when a map has waited for whom, who is stopped or banned and does not stand still yet.
+        self._leaving_s: dict[int, float] = {}
         #: This node has just been suspended: databases have to be frozen.
         self.stopped = False
 
@@ -158,20 +161,29 @@ class Standing:
         """Give no lease to whom a new map does without; seconds until the last one given has run out.
 
         Every member does so before it takes the map. So nobody who is not in it has a majority any more.
+        Who is stopped or banned keeps its lease, to be a witness: it has that long to freeze its databases.
         """
         state = self._state
         if state.quorum is Quorum.NONE:
             return 0.0
+        leaving = [node.pnn for node in state.others() if node.is_connected and node.flags & _LEAVING]
+        self._leaving_s = {
+            pnn: self._leaving_s.get(pnn, state.now_s)
+            for pnn in leaving
+            if state.sights.get(pnn) is Sight.LIVE
+        }
         out = [
             node
             for node in state.others()
             if node.pnn not in lmasters
-            and not node.flags & (NodeFlag.STOPPED | NodeFlag.BANNED)
+            and not node.flags & _LEAVING
             and node.capabilities & Capability.LMASTER
         ]
         linked = {node.pnn for node in out if node.is_connected}
         state.left_out_s = {pnn: state.left_out_s.get(pnn, state.now_s) for pnn in linked}
-        return max((self._lease_left_s(node) for node in out), default=0.0)
+        left_s = [self._lease_left_s(node) for node in out]
+        left_s += [since_s + state.silence_s - state.now_s for since_s in self._leaving_s.values()]
+        return max(left_s, default=0.0)
 
     def sight_changes(self) -> Promise[None]:
         """Done when the guard sees some node in a new way."""

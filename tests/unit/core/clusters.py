@@ -59,7 +59,7 @@ class Cluster:
         self.links |= {(a, b), (b, a)}
         self._queue += [(a, LinkUp(b)), (b, LinkUp(a))]
         for one, other in ((a, b), (b, a)):
-            self._queue.append((one, NodeSeen(other, Sight.LIVE, "it is heard")))
+            self._queue.append((one, self._heard(other)))
         self._deliver()
 
     def cut(self, a: int, b: int) -> None:
@@ -139,6 +139,10 @@ class Cluster:
         self._send_all(harness, harness.release_jobs())
         self._deliver()
 
+    def _heard(self, pnn: int) -> NodeSeen:
+        is_still = pnn in self._told and self._told[pnn].still
+        return NodeSeen(pnn, Sight.STILL if is_still else Sight.LIVE, "it is heard")
+
     def _deliver(self) -> None:
         while self._queue:
             pnn, happened = self._queue.popleft()
@@ -190,7 +194,10 @@ class Cluster:
                 case SendKeepalive(pnn, uptime_s):
                     self._to(own, pnn, KeepaliveArrived(own, 4 << 16 | 17, uptime_s))
                 case TellGuard():
+                    was_still = own in self._told and self._told[own].still
                     self._told[own] = effect
+                    if effect.still is not was_still:
+                        self._queue += [(other, self._heard(own)) for one, other in self.links if one == own]
                 case Disconnect(pnn, reason):
                     if (own, pnn) in self.links:
                         self.links -= {(own, pnn), (pnn, own)}

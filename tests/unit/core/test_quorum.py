@@ -125,6 +125,33 @@ def test_members_wait_until_who_is_left_out_has_stopped() -> None:
     agree(cluster, 1, 2)
 
 
+def stop_slowly(cluster: Cluster, pnn: int) -> int:
+    """Stop a node whose databases do not freeze yet; the generation before."""
+    cluster.nodes[pnn].hold_jobs = True
+    before = cluster.nodes[2].node.state.generation
+    assert cluster.ask(pnn, Control.STOP_NODE)[0] == 0
+    cluster.advance(0.4)
+    assert not all(each.is_frozen for each in cluster.nodes[pnn].node.state.databases.values())
+    assert cluster.nodes[2].node.state.generation == before
+    return before
+
+
+def test_members_wait_until_who_is_stopped_stands_still() -> None:
+    cluster = running()
+    before = stop_slowly(cluster, 0)
+    cluster.release(0)
+    cluster.advance(0.05)
+    assert cluster.nodes[2].node.state.generation != before
+    agree(cluster, 1, 2)
+
+
+def test_who_is_stopped_and_does_not_stand_still_is_not_waited_for_for_long() -> None:
+    cluster = running()
+    stop_slowly(cluster, 0)
+    cluster.advance(1)
+    agree(cluster, 1, 2)
+
+
 def test_a_link_that_returns_soon_costs_nothing_but_a_moment() -> None:
     cluster = running()
     db_id = next(iter(cluster.nodes[0].node.state.databases))
