@@ -268,11 +268,11 @@ class MajorityOnly(Checker):
 
 
 class MinorityStands(Checker):
-    """Whom the others went on without serves nobody: its lease was over before."""
+    """Whom the others went on without serves nobody: before their map was made, or it was stopped since."""
 
     def __init__(self, history: History) -> None:
         super().__init__(history)
-        #: By pnn: its life, and how long it had run when the generation without it began.
+        #: By pnn: its life, and how long it had run when it had to have stopped.
         self._left: dict[int, tuple[int, float]] = {}
         self._changed: dict[int, tuple[int, float]] = {}
 
@@ -283,7 +283,8 @@ class MinorityStands(Checker):
                 continue
             known = self._left.get(node.pnn)
             if known is None or known[0] != node.life:
-                self._left[node.pnn] = (node.life, generation.ran_s[node.pnn])
+                is_mapped = node.pnn in generation.mapped
+                self._left[node.pnn] = (node.life, node.ran_s if is_mapped else generation.ran_s[node.pnn])
             last = self._changed.get(node.pnn)
             if last is not None and last[0] == node.life:
                 self._look(node, last[1])

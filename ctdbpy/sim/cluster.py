@@ -251,10 +251,10 @@ class Cluster:
         node.records.on_generation = self._began
         node.workers.on_commit = partial(self._found, node)
 
-    def _began(self, generation: int) -> None:
+    def _began(self, generation: int, lmasters: tuple[int, ...]) -> None:
         if generation == INVALID_GENERATION or generation in self.history.generations:
             return
-        self.history.began(generation)
+        self.history.began(generation, lmasters)
         acts, self._in_recovery = self._in_recovery, []
         for act in acts:
             act()

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ctdbpy.sim.node import SimNode
@@ -31,6 +31,8 @@ class Generation:
     members: frozenset[int] = frozenset()
     #: By pnn: how long everybody had run when it began.
     ran_s: dict[int, float] = field(default_factory=dict)
+    #: Whom its map named then; some of them may have left while it was made.
+    mapped: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,11 @@ class History:
     #: What nodes had that have left since then.
     departed: list[Mapping[bytes, int]] = field(default_factory=list)
 
-    def began(self, number: int) -> Generation:
-        """A node was told of this generation; the first time, its recovery has just begun."""
+    def began(self, number: int, mapped: Iterable[int] = ()) -> Generation:
+        """A node was told of this generation; the first time, its map has just been made."""
         known = self.generations.get(number)
         if known is None:
-            known = Generation(number, len(self.generations))
+            known = Generation(number, len(self.generations), mapped=frozenset(mapped))
             known.ran_s = {node.pnn: node.ran_s for node in self.nodes}
             self.generations[number] = known
         return known

@@ -25,8 +25,8 @@ class MemoryRecords(Engine):
         # The lease had run out when that was looked at last; and nothing is served since it did.
         self._expired = False
         self._held = False
-        #: Told of each generation this node is given.
-        self.on_generation: Callable[[int], None] = lambda _generation: None
+        #: Told of each generation this node is given, and of its lmasters.
+        self.on_generation: Callable[[int, tuple[int, ...]], None] = lambda _generation, _lmasters: None
 
     def set_recovery(self, active: bool) -> None:
         """The core begins a recovery, or one is over: that alone ends a hold, if there is a lease."""
@@ -47,7 +47,7 @@ class MemoryRecords(Engine):
         """Use this vnnmap from now on."""
         self.lmasters = lmasters
         super().set_map(generation, lmasters)
-        self.on_generation(generation)
+        self.on_generation(generation, lmasters)
 
     def flags(self, db_id: int) -> DbFlag:
         """Flags of an attached database."""
