@@ -17,9 +17,10 @@ from libcpp.vector cimport vector
 
 from ctdbpy.errors import HostError
 from ctdbpy.net.kernel cimport (
-    CLOCK_BOOTTIME, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR, EPOLLHUP, EPOLLIN,
-    EPOLLOUT, MSG_DONTWAIT, MSG_NOSIGNAL, clock_gettime, close, epoll_create1, epoll_ctl, epoll_event, epoll_pwait2,
-    epoll_wait, recv, sched_yield, send, timespec,
+    CLOCK_BOOTTIME, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR, EPOLLET, EPOLLHUP,
+    EPOLLIN, EPOLLOUT, MSG_DONTWAIT, MSG_NOSIGNAL, TFD_CLOEXEC, TFD_NONBLOCK, TFD_TIMER_ABSTIME, clock_gettime, close,
+    epoll_create1, epoll_ctl, epoll_event, epoll_pwait2, epoll_wait, itimerspec, recv, sched_yield, send,
+    timerfd_create, timerfd_settime, timespec,
 )
 from ctdbpy.net.lease_page cimport LeasePage, load_lease, store_progress
 from ctdbpy.store.connections cimport UPCALL_LEASE_LOST
@@ -49,8 +50,12 @@ cdef enum:
     PROGRESS_US = 200000
     # How often to sleep at once when spinning has not paid, before it is tried again.
     SPIN_REST = 1000
+    # Waits from here on leave it to the timer to end them: one timer for thousands of waits. A time limit
+    # of the wait itself has the kernel set its clock before each sleep and again after it.
+    TIMER_FROM_US = 1000
 
 cdef uint64_t INNER = 0xFFFFFFFFFFFFFFFF
+cdef uint64_t TIMER = 0xFFFFFFFFFFFFFFFE
 
 
 cdef inline uint64_t clock_us() noexcept nogil:
@@ -65,6 +70,9 @@ cdef class Poller:
     cdef Engine engine
     cdef int epfd
     cdef int inner_fd
+    cdef int timer_fd
+    # When the timer rings, 0 when it has.
+    cdef uint64_t rings_us
     cdef cbool inner_ready
     cdef cbool interrupted
     cdef uint64_t last_traffic_us
@@ -84,10 +92,17 @@ cdef class Poller:
     def __init__(self, Engine engine):
         self.engine = engine
         self.inner_fd = -1
+        self.timer_fd = -1
+        self.rings_us = 0
         self.spin_us = 0
         self.epfd = epoll_create1(EPOLL_CLOEXEC)
         if self.epfd < 0:
             raise HostError(f"cannot create an epoll descriptor: {strerror(errno).decode()}")
+        self.timer_fd = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK)
+        if self.timer_fd < 0:
+            raise HostError(f"cannot create a timer: {strerror(errno).decode()}")
+        # Told once each time it rings; so nobody has to read it.
+        self.watch(self.timer_fd, TIMER, EPOLLIN | EPOLLET)
         engine.now_us = clock_us()
 
     def close(self):
@@ -99,6 +114,9 @@ cdef class Poller:
             if conn.kind != CONN_FREE and conn.fd >= 0:
                 close(conn.fd)
                 conn.fd = -1
+        if self.timer_fd >= 0:
+            close(self.timer_fd)
+            self.timer_fd = -1
         if self.epfd >= 0:
             close(self.epfd)
             self.epfd = -1
@@ -296,10 +314,10 @@ cdef class Poller:
                 if n != 0:
                     return n
                 if timeout_us > 0:
-                    timeout_us -= <int64_t>(clock_us() - start_us)
-                    if timeout_us < 0:
-                        timeout_us = 0
-        if timeout_us < 0:
+                    timeout_us += <int64_t>start_us
+                    start_us = clock_us()
+                    timeout_us = max(timeout_us - <int64_t>start_us, 0)
+        if timeout_us < 0 or (timeout_us >= TIMER_FROM_US and self.ring_at(start_us + <uint64_t>timeout_us)):
             n = epoll_wait(self.epfd, self.events, EVENTS_A_TURN, -1)
         elif timeout_us == 0:
             n = epoll_wait(self.epfd, self.events, EVENTS_A_TURN, 0)
@@ -310,6 +328,19 @@ cdef class Poller:
             if n < 0 and errno == ENOSYS:
                 n = epoll_wait(self.epfd, self.events, EVENTS_A_TURN, <int>((timeout_us + 999) // 1000))
         return n
+
+    cdef cbool ring_at(self, uint64_t due_us) noexcept nogil:
+        """Have the timer ring then, or before: whom it wakes early asks for it again."""
+        cdef itimerspec when
+        if self.rings_us != 0 and self.rings_us <= due_us:
+            return True
+        when.it_interval.tv_sec = when.it_interval.tv_nsec = 0
+        when.it_value.tv_sec = due_us // 1000000
+        when.it_value.tv_nsec = (due_us % 1000000) * 1000
+        if timerfd_settime(self.timer_fd, TFD_TIMER_ABSTIME, &when, NULL) != 0:
+            return False
+        self.rings_us = due_us
+        return True
 
     cdef int spin(self, uint64_t start_us, int64_t timeout_us) noexcept nogil:
         """Look for events without sleeping; 0 when none came, or when the processor is wanted elsewhere."""
@@ -343,6 +374,9 @@ cdef class Poller:
         for i in range(n):
             if self.events[i].data.u64 == INNER:
                 self.inner_ready = True
+                continue
+            if self.events[i].data.u64 == TIMER:
+                self.rings_us = 0
                 continue
             conn = self.engine.slots[self.events[i].data.u64]
             mask = self.events[i].events

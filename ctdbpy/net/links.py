@@ -364,6 +364,9 @@ class Links:
 
     def _hand_over(self, pnn: int, outgoing: bool, connection: socket.socket) -> int:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Bytes go one way only on each of the two connections. Without this the kernel acknowledges every
+        # packet before it wakes us, and with it every other one when we have read it.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _KEEPALIVE:
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
