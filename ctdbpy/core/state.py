@@ -257,6 +257,11 @@ class State:
         return self.leader == self.config.pnn
 
     @property
+    def is_led(self) -> bool:
+        """By another node, and nobody disputes it."""
+        return self.leader not in (NOBODY, self.config.pnn) and not self.is_electing
+
+    @property
     def is_recovering(self) -> bool:
         return self.recmode is RecoveryMode.ACTIVE
 
@@ -282,7 +287,11 @@ class State:
 
     def can_lead(self) -> bool:
         """Active, not about to end, configured to be a leader, and heard by as many as it takes."""
-        if self.runstate is RunState.SHUTDOWN or (self.quorum is not Quorum.NONE and not self.has_lease):
+        if self.runstate is RunState.SHUTDOWN:
+            return False
+        # Without a leader, who takes the lock needs nobody's lease: it waits for theirs to end.
+        needs_lease = self.quorum is Quorum.MAJORITY or (self.quorum is Quorum.LOCK and self.is_led)
+        if needs_lease and not self.has_lease:
             return False
         return not self.is_inactive and bool(self.capabilities & Capability.RECMASTER)
 

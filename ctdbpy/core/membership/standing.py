@@ -128,11 +128,10 @@ class Standing:
             self._leaderless_s = None
         elif self._leaderless_s is None:
             self._leaderless_s = state.now_s + state.silence_s
-        has_quorum = state.quorum is not Quorum.NONE
+            self._leader_lost()
         told = TellGuard(
-            # With this node itself that is more than half of all.
-            needed=(len(state.others()) + 1) // 2 if state.quorum is Quorum.MAJORITY else 0,
-            leader=state.leader if has_quorum and leads and not state.is_leader else NOBODY,
+            needed=self._needed(leads),
+            leader=state.leader if state.quorum is not Quorum.NONE and state.is_led else NOBODY,
             linked=self._leased(),
             still=self._stands_still(),
             generation=state.generation,
@@ -143,6 +142,28 @@ class Standing:
             if not told.needed and told.leader == NOBODY:
                 state.has_lease = True
             state.emit(told)
+
+    def _needed(self, leads: bool) -> int:
+        """How many others have to confirm that they hear this node."""
+        state = self._state
+        if state.quorum is Quorum.MAJORITY:
+            # With this node itself that is more than half of all.
+            return (len(state.others()) + 1) // 2
+        if state.quorum is Quorum.LOCK and not leads:
+            # Whoever takes the lock next goes on without those whom it does not hear.
+            return sum(node.is_connected for node in state.others())
+        return 0
+
+    def _leader_lost(self) -> None:
+        """With a lock, whoever has lost sight of this node before may be next, and need not wait for it."""
+        state = self._state
+        if state.quorum is not Quorum.LOCK:
+            return
+        for node in state.others():
+            has_left = node.flags & _LEAVING or state.sights.get(node.pnn) is Sight.GONE
+            if not node.is_connected and not has_left:
+                self.suspend(f"nobody leads, and node {node.pnn}, which cannot be reached, may lead next")
+                return
 
     def _leased(self) -> tuple[int, ...]:
         """Whom the guard confirms that they are heard: whose link stands, and who is not left out."""

@@ -6,11 +6,13 @@ from __future__ import annotations
 import pytest
 
 from ctdbpy.core.effects import Log, TellGuard
-from ctdbpy.core.inputs import LeaseHeld, LeaseLost, LinkUp, NodeSeen, Paused, Sight
+from ctdbpy.core.inputs import LeaseHeld, LeaseLost, LinkUp, MessageArrived, NodeSeen, Paused, Sight
 from ctdbpy.core.state import NOBODY, Quorum
+from ctdbpy.wire.codecs import U32
 from ctdbpy.wire.constants import NodeFlag, RecoveryMode
 from ctdbpy.wire.controls import Control
 from ctdbpy.wire.records import RecordHeader
+from ctdbpy.wire.srvids import SRVID_LEADER
 from tests.unit.core.clusters import Cluster
 from tests.unit.core.fakes import Harness, of_kind, several_nodes
 from tests.unit.core.test_clusters import VOLATILE, agree, attach, stored
@@ -35,6 +37,11 @@ def stands_still(cluster: Cluster, pnn: int) -> bool:
 
 def logged(cluster: Cluster, pnn: int, words: str) -> bool:
     return any(words in line.text for line in of_kind(cluster.nodes[pnn].effects, Log))
+
+
+def heard_nobody(cluster: Cluster, pnn: int, leader: int) -> None:
+    """A node hears that its leader leads no more."""
+    cluster.give(pnn, MessageArrived(leader, SRVID_LEADER, U32.pack(NOBODY)))
 
 
 def test_a_minority_stands_still_and_comes_back() -> None:
@@ -188,6 +195,24 @@ def test_with_a_lock_who_loses_the_leader_stands_still() -> None:
     cluster.cut(0, 1)
     cluster.advance(0.1)
     assert stands_still(cluster, 0)
+
+
+def test_with_a_lock_a_node_without_a_leader_serves_while_all_it_reaches_confirm() -> None:
+    cluster = running(3, Quorum.LOCK)
+    assert of_kind(cluster.nodes[0].effects, TellGuard)[-1].leader == 2
+    heard_nobody(cluster, 0, 2)
+    told = of_kind(cluster.nodes[0].effects, TellGuard)
+    assert (2, NOBODY) in [(each.needed, each.leader) for each in told]
+    cluster.advance(5)
+    agree(cluster, 0, 1, 2)
+
+
+def test_with_a_lock_who_may_lead_next_out_of_reach_has_a_node_stand_still_at_once() -> None:
+    cluster = running(3, Quorum.LOCK)
+    cluster.cut(0, 1)
+    assert not cluster.nodes[0].node.state.suspended
+    heard_nobody(cluster, 0, 2)
+    assert logged(cluster, 0, "nobody leads, and node 1, which cannot be reached, may lead next")
 
 
 def test_without_quorum_both_sides_go_on_as_upstream() -> None:
