@@ -30,6 +30,8 @@ IPV4: Final = "10.78.0.200"
 IPV6: Final = "fd00:78::200"
 PORT: Final = 4450
 LIMIT_S: Final = 10.0
+#: An instant, on a machine as busy as it may be.
+SOON_S: Final = 5.0
 
 
 class Talk:
@@ -301,7 +303,7 @@ def test_a_tickle_makes_the_client_find_out_that_its_server_moved(
     began_s = time.monotonic()
     second.say(f"announce {address} pub0 {address} {PORT} {local} {port}")
     assert client.hear() == "ECONNRESET"
-    assert time.monotonic() - began_s < 1.0
+    assert time.monotonic() - began_s < SOON_S
 
 
 @pytest.mark.parametrize(("address", "prefix"), [(IPV4, 24), (IPV6, 64)])
@@ -349,8 +351,8 @@ def test_a_killed_daemon_takes_its_addresses_with_it(stage: Stage) -> None:
     began_s = time.monotonic()
     while any(each.address in places for each in watcher.see().addresses):
         pass
-    # 50 ms on an idle machine, with what it takes to tell of it; a shared one may be slow.
-    assert time.monotonic() - began_s < 1.0
+    # 50 ms on an idle machine, with what it takes to tell of it.
+    assert time.monotonic() - began_s < SOON_S
 
 
 def test_a_new_helper_takes_over_what_a_killed_one_held(stage: Stage) -> None:
@@ -389,7 +391,7 @@ def test_addresses_go_with_the_lease(stage: Stage) -> None:
         began_s = time.monotonic()
         os.eventfd_write(shortened, 1)
         holder.see_until(place(IPV4, 24), stands=False)
-        assert time.monotonic() - began_s < 0.3
+        assert time.monotonic() - began_s < SOON_S
         os.close(shortened)
 
 

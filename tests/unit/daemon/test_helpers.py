@@ -17,7 +17,9 @@ from ctdbpy.wire.structures import TunableValue
 from tests.unit.daemon.conftest import LIMIT_S, Daemon, is_alive, private_bytes, wait_standstill, wait_until
 
 #: Far from what a wait for a lock would cost, and far above what a loaded machine does to a call.
-CALL_P99_S = 0.1
+CALL_P99_S = 1.0
+#: An instant, on a machine as busy as it may be.
+SOON_S = 5.0
 
 
 def send_call(connection: Connection, db_id: int, key: bytes, reqid: int) -> None:
@@ -48,7 +50,7 @@ def test_a_lock_that_another_program_holds_delays_only_who_wants_it(daemon: Daem
             answer = waiting.receive()
             assert isinstance(answer, packets.ReplyCall)
             assert answer.reqid == 7
-            assert time.monotonic() - began_s < 1.0
+            assert time.monotonic() - began_s < SOON_S
 
 
 def test_many_locks_held_at_once_are_waited_for_at_once(daemon: Daemon) -> None:

@@ -20,6 +20,8 @@ from ctdbpy.wire.controls import Control
 from tests.unit.daemon.conftest import Cluster, Daemon, is_alive, wait_until
 
 START_LIMIT_S = 10.0
+#: An instant, on a machine as busy as it may be.
+SOON_S = 5.0
 
 
 def test_the_daemon_serves_soon_after_its_start(make: Cluster) -> None:
@@ -76,7 +78,7 @@ def test_a_signal_ends_the_daemon_in_order_and_soon(daemon: Daemon, number: sign
     assert children
     began_s = time.monotonic()
     assert daemon.end(number) == 0
-    assert time.monotonic() - began_s < 1.0
+    assert time.monotonic() - began_s < SOON_S
     assert not daemon.socket.exists()
     assert not daemon.pidfile.exists()
     assert not [pid for pid in children if is_alive(pid)]
@@ -91,7 +93,7 @@ def test_the_shutdown_control_ends_the_daemon_as_a_signal_does(daemon: Daemon) -
         except ClientError as reason:
             assert "it closed the connection" in str(reason)
     assert daemon.wait() == 0
-    assert time.monotonic() - began_s < 1.0
+    assert time.monotonic() - began_s < SOON_S
     assert not daemon.socket.exists()
 
 
