@@ -33,7 +33,7 @@ class Served:
             lab,
             "ctdbpy",
             scripts=["50.samba"],
-            options={"CTDB_SAMBA_CHECK_TIMEOUT": "3"},
+            options={"CTDB_SAMBA_CHECK_TIMEOUT": "5"},
             public_addresses=[f"{address}/24" for address in ADDRESSES],
             tunables={"MonitorInterval": 2},
             cluster_lock=False,
@@ -112,7 +112,7 @@ def test_an_smbd_that_hangs_loses_its_addresses_until_it_goes_on(served: Served)
     [address] = served.on_host("n0")
     pid = str(served.samba.pid("n0"))
     served.lab.run("n0", ["kill", "-STOP", pid], timeout_s=10)
-    served.wait_sick("n0", f"cannot use smbd at '{address}' port 445: no answer to negotiate within 3 s")
+    served.wait_sick("n0", f"cannot use smbd at '{address}' port 445: no answer to negotiate within 5 s")
     served.lab.run("n0", ["kill", "-CONT", pid], timeout_s=10)
     served.settle()
 

@@ -219,7 +219,7 @@ def test_a_hung_script_is_reported_with_its_stack_and_ended_with_its_group(tmp_p
     script(tmp_path, "debug.sh", 'echo "looked at $1 in $2"', directory=".")
 
     async def body(place: Place) -> None:
-        outcome = await place.run("monitor", timeout_s=1.0)
+        outcome = await place.run("monitor", timeout_s=3)
         assert outcome.status == errno.ETIMEDOUT
         assert "10.a hung" in outcome.text
         first, second = pids.read_text().split()

@@ -119,7 +119,7 @@ def test_a_file_that_is_no_program_ends_with_a_status_that_says_so(tmp_path: Pat
 
 
 def test_the_group_is_ended_when_the_time_is_up() -> None:
-    result = run("sh", "-c", "sleep 60 & echo $!; wait", timeout_s=1.5)
+    result = run("sh", "-c", "sleep 60 & echo $!; wait", timeout_s=3)
     assert result.timed_out
     assert result.signal == signal.SIGTERM
     assert str(result).endswith("was ended by SIGTERM after its time was up")
