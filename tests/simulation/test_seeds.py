@@ -38,9 +38,15 @@ FOUND = [
     (7, 1000),
     (7, 1001),
     (9, 91),
+]
+#: The same, of campaigns with fewer faults a run, which get through more of them.
+CAMPAIGN_FAULTS = 8
+FOUND_BY_CAMPAIGNS = [
     (3, 6002696),
     (2, 4011344),
     (2, 6011662),
+    (3, 6014424),
+    (2, 7004370),
 ]
 
 
@@ -70,6 +76,11 @@ def test_clusters_with_addresses_have_each_in_one_place(nodes: int) -> None:
 @pytest.mark.parametrize(("nodes", "seed"), FOUND)
 def test_seeds_that_found_a_mistake_pass(nodes: int, seed: int) -> None:
     _replay(runs.Wanted(seed, nodes))
+
+
+@pytest.mark.parametrize(("nodes", "seed"), FOUND_BY_CAMPAIGNS)
+def test_seeds_of_campaigns_that_found_a_mistake_pass(nodes: int, seed: int) -> None:
+    _replay(runs.Wanted(seed, nodes, CAMPAIGN_FAULTS))
 
 
 @pytest.mark.parametrize("fault", [name for name, _ in FAULTS if name != "revive"])
