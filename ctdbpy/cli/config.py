@@ -74,7 +74,8 @@ def check(session: Session, file: Path | None, local: bool) -> int:
     help="A node and a copy of its files; once for every node of the cluster.",
 )
 @click.option("-o", "--output", type=_FILE, help="Write the file there, if there is none yet.")
-def import_(directory: Path | None, nodes: tuple[str, ...], output: Path | None) -> None:
+@click.pass_obj
+def import_(session: Session, directory: Path | None, nodes: tuple[str, ...], output: Path | None) -> None:
     """Make a cluster file from upstream's files that means the same.
 
     DIRECTORY is where they are, /etc/ctdb if left out. What is the node's own in them (addresses,
@@ -92,17 +93,17 @@ def import_(directory: Path | None, nodes: tuple[str, ...], output: Path | None)
     if not directories:
         directories[None] = paths if directory is None else files_in(paths, directory)
     imported = import_nodes(directories, str(output or paths.cluster))
-    for note in imported.notes:
-        click.echo(f"note: {note}", err=True)
     text = cluster_text(imported.file)
-    if output is None:
-        click.echo(text, nl=False)
-        return
-    try:
-        with output.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-    except OSError as error:
-        raise ConfigError(f"cannot write '{output}': {error.strerror}") from error
+    if output is not None:
+        try:
+            with output.open("x", encoding="utf-8") as stream:
+                stream.write(text)
+        except OSError as error:
+            raise ConfigError(f"cannot write '{output}': {error.strerror}") from error
+    for note in () if session.as_json else imported.notes:
+        click.echo(f"note: {note}", err=True)
+    facts = {"text": text, "file": None if output is None else str(output), "notes": list(imported.notes)}
+    session.show(facts, lambda _facts: text if output is None else "")
 
 
 @config.command("apply")

@@ -141,8 +141,8 @@ def check_cluster(
         request = ConfigurationRequest(ConfigurationAction.CHECK, text)
     try:
         connection = session.connect()
-    except NoDaemon:
-        return [warning(f"no daemon answers at '{session.socket}': the other nodes were not asked")]
+    except NoDaemon as error:
+        return [warning(f"the other nodes were not asked: {error}")]
     with closing(connection):
         nodes = Cluster(connection).nodes()
         reachable = connected(nodes)

@@ -32,8 +32,8 @@ def unreachable(own: str, address: str, port: int) -> str:
     try:
         with socket.create_connection((address, port), PROBE_S, source_address=(own, 0)):
             return (
-                f"TCP port {port} of {address} can be reached from here, so the daemon there runs; "
-                "run 'ctdbctl config check' there too"
+                f"TCP port {port} of {address} can be reached from here, so a daemon is there; "
+                "it hangs, or has something against this node: run 'ctdbctl config check' there too"
             )
     except TimeoutError:
         return (
