@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 it could not be done (one line on stderr says why), 2 wron
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from ctdbpy.config.paths import Paths
 from ctdbpy.errors import CtdbpyError
 
 EXIT_FAILED: Final = 1
+
+_CANNOT_WRITE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 #: Commands and groups: module, attribute, and what the help says, which is not imported for that.
 _ROWS: Final = {
@@ -75,8 +78,11 @@ def ctdbctl(context: click.Context, socket: str | None, timeout: float, as_json:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
+    if sys.stdout is None:  # closed by who started it: nobody reads, and that is no reason to do nothing
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         code = ctdbctl.main(argv, prog_name="ctdbctl", standalone_mode=False)
+        sys.stdout.flush()
     except CtdbpyError as error:
         sys.stdout.flush()
         sys.stderr.write(f"ctdbctl: {error}\n")
@@ -88,6 +94,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     except BrokenPipeError:
         # Whoever reads has read enough. What is left in the buffer must not complain again at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
+        return EXIT_FAILED
+    except OSError as error:
+        # Commands name the files they fail on themselves; this is about where the answer goes.
+        if error.errno not in _CANNOT_WRITE or error.filename is not None:
+            raise
+        _give_up_output()
+        sys.stderr.write(f"ctdbctl: cannot write the answer: {error.strerror}\n")
         return EXIT_FAILED
     return code if isinstance(code, int) else 0
+
+
+def _give_up_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -191,6 +191,25 @@ def test_long_work_tells_how_far_it_is(run: Run, daemon: Daemon, tmp_path: Path)
     assert "waiting until all records are there: 301 of 301 are sent\n" in told.stderr
 
 
+@pytest.mark.parametrize(
+    ("where", "code", "said"),
+    [("> /dev/full", 1, "ctdbctl: cannot write the answer: No space left on device\n"), (">&-", 0, "")],
+)
+def test_an_answer_that_cannot_be_written_is_no_traceback(
+    daemon: Daemon, where: str, code: int, said: str
+) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m ctdbpy.cli node pnn {where}",
+        shell=True,
+        env={**os.environ, "CTDB_SOCKET": str(daemon.socket)},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (code, said)
+
+
 def test_who_reads_no_further_ends_it_quietly(daemon: Daemon) -> None:
     done = subprocess.run(
         f"{sys.executable} -m ctdbpy.cli tunable list | head -1",
