@@ -10,7 +10,7 @@ import click
 
 from ctdbpy.cli.commands import a_database, asks, waits
 from ctdbpy.cli.db import db
-from ctdbpy.cli.db_records import data_of, record_answer, record_text
+from ctdbpy.cli.db_records import data_of, record_answer, record_text, show_records
 from ctdbpy.cli.session import Session
 from ctdbpy.client import backups, databases
 from ctdbpy.client.backups import Backup
@@ -70,9 +70,10 @@ def restore(session: Session, file: str, name: str | None) -> None:
 @click.pass_obj
 def show_backup(session: Session, file: str) -> None:
     """Show the records in FILE, without the daemon."""
-    for buffer in backups.read_buffers(_read(file)):
-        for record in buffer.records:
-            session.show(record_answer(record.key, record.header, record.value), record_text)
+    buffers = backups.read_buffers(_read(file))
+    show_records(
+        session, ((each.key, each.header, each.value) for buffer in buffers for each in buffer.records)
+    )
 
 
 @db.command("file-get")

@@ -7,7 +7,8 @@ programs often do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, TypeVar
 
 import click
@@ -43,10 +44,7 @@ def cat(session: Session, database: str, local: bool) -> None:
     """Show all records of a database in the cluster."""
     with session.connect() as connection:
         found = databases.find_database(connection, database)
-        count = 0
-        for key, header, value in _local(connection, found) if local else _everywhere(connection, found):
-            session.show(record_answer(key, header, value), record_text)
-            count += 1
+        count = show_records(session, _local(connection, found) if local else _everywhere(connection, found))
     if not session.as_json:
         click.echo(f"{count} records")
 
@@ -240,6 +238,21 @@ def record_answer(key: bytes, header: RecordHeader, value: bytes) -> dict[str, A
         "value": escaped(value),
         "value_hex": value.hex(),
     }
+
+
+def show_records(session: Session, records: Iterable[tuple[bytes, RecordHeader, bytes]]) -> int:
+    """Show records one by one, there may be many; in JSON they are one answer all the same."""
+    count = 0
+    for key, header, value in records:
+        answer = record_answer(key, header, value)
+        if session.as_json:
+            click.echo(("," if count else '{"records": [') + "\n" + json.dumps(answer), nl=False)
+        else:
+            click.echo(record_text(answer), nl=False)
+        count += 1
+    if session.as_json:
+        click.echo("\n]}" if count else '{"records": []}')
+    return count
 
 
 def record_text(answer: dict[str, Any]) -> str:

@@ -112,6 +112,12 @@ def test_records_are_stored_and_shown(run: Run, daemon: Daemon) -> None:
         ask("db", "put", name, "key", "0x00ff")
         assert json.loads(ask("db", "get", name, "key", "--json"))["value_hex"] == "00ff"
         assert "key\n" in ask("db", "keys", name)
+        ask("db", "put", name, "other", "text")
+        shown = json.loads(ask("db", "cat", name, "--json"))["records"]
+        assert {each["key"]: each["value"] for each in shown}.items() >= {
+            ("key", "\\x00\\xff"),
+            ("other", "text"),
+        }
         ask("db", "delete", name, "key", "--yes")
         gone = run("db", "get", name, "key", socket=daemon.socket)
         assert gone.stderr == f"ctdbctl: cannot find key 'key' in '{name}': there is no such record\n"
@@ -189,6 +195,12 @@ def test_long_work_tells_how_far_it_is(run: Run, daemon: Daemon, tmp_path: Path)
     told = run("db", "restore", f"{tmp_path}/backup", "--yes", "--wait", socket=daemon.socket)
     assert told.returncode == 0
     assert "waiting until all records are there: 301 of 301 are sent\n" in told.stderr
+
+
+def test_without_records_json_is_whole_too(run: Run, daemon: Daemon) -> None:
+    assert run("db", "attach", "locking.tdb", socket=daemon.socket).returncode == 0
+    for words in (["db", "cat", "locking.tdb"], ["db", "cat", "locking.tdb", "--local"]):
+        assert json.loads(run(*words, "--json", socket=daemon.socket).stdout) == {"records": []}
 
 
 @pytest.mark.parametrize(
