@@ -123,6 +123,10 @@ def move(session: Session, address: str, pnn: int) -> None:
     with session.cluster() as cluster:
         number = target(cluster.connection, pnn)
         wanted = addresses.parse_address(address)
+        if all(each.address != wanted for each in addresses.addresses_of(cluster.connection, number)):
+            raise ClientError(
+                f"cannot move {wanted} to node {number}: it is not among the public addresses of that node"
+            )
         try:
             addresses.keep_trying(
                 cluster.connection,

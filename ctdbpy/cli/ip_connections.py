@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import click
 
 from ctdbpy.cli.commands import Answer, about_node, answers, asks, target
 from ctdbpy.cli.ip import ip
 from ctdbpy.cli.session import Session
-from ctdbpy.client.addresses import parse_address, parse_endpoint
+from ctdbpy.client.addresses import addresses_of, parse_address, parse_endpoint
 from ctdbpy.errors import ClientError, HostError
 from ctdbpy.wire.controls import Control
 from ctdbpy.wire.structures import Connection, SockAddr, TickleList
@@ -124,9 +125,15 @@ def _tell(session: Session, ends: tuple[str, ...], node: int | None, opcode: Con
     pairs = _pairs(ends)
     with session.connect() as connection:
         number = target(connection, node)
+        # The daemon passes over others in silence.
+        known = {each.address for each in addresses_of(connection, number)}
+        for each in pairs:
+            if replace(each.dst, port=0) not in known:
+                raise ClientError(f"cannot use {each.dst.host}: it is no public address of node {number}")
         for each in pairs:
             connection.ask(opcode, each, destnode=number)
-    session.done(f"{len(pairs)} connections are {verb} those of node {number}")
+    count = "1 connection is" if len(pairs) == 1 else f"{len(pairs)} connections are"
+    session.done(f"{count} {verb} those of node {number}")
 
 
 def _pairs(ends: tuple[str, ...]) -> list[Connection]:

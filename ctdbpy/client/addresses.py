@@ -107,7 +107,8 @@ def add(connection: Connection, pnn: int, address: SockAddr, bits: int, iface: s
     if any(each.address == address for each in addresses_of(connection, pnn)):
         return False
     wanted = AddrInfo(address, bits, iface)
-    keep_trying(connection, lambda: connection.ask(Control.ADD_PUBLIC_IP, wanted, destnode=pnn))
+    # No second try: what it is refused for, such as an interface that is not there, does not pass.
+    connection.ask(Control.ADD_PUBLIC_IP, wanted, destnode=pnn)
     connection.message(BROADCAST_CONNECTED, SRVID_REBALANCE_NODE, pnn.to_bytes(4, "little"))
     return True
 

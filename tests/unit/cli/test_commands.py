@@ -222,6 +222,20 @@ def test_an_answer_that_cannot_be_written_is_no_traceback(
     assert (done.returncode, done.stderr) == (code, said)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["ip", "move", "192.0.2.77", "0"],
+        ["ip", "connection-add", "203.0.113.5:4000", "192.0.2.77:445"],
+        ["ip", "connection-delete", "203.0.113.5:4000", "192.0.2.77:445"],
+    ],
+)
+def test_what_is_no_public_address_is_refused_at_once(run: Run, daemon: Daemon, words: list[str]) -> None:
+    done = run(*words, socket=daemon.socket)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "192.0.2.77" in done.stderr and "public address" in done.stderr
+
+
 def test_who_reads_no_further_ends_it_quietly(daemon: Daemon) -> None:
     done = subprocess.run(
         f"{sys.executable} -m ctdbpy.cli tunable list | head -1",
