@@ -100,7 +100,12 @@ def run(session: Session, name: str, arguments: tuple[str, ...], limit: int) -> 
         }
         why = reasons.get(abs(result), os.strerror(abs(result)))
         raise ClientError(f"cannot run event '{name}': {why}; see `ctdbctl event status {name}`")
-    session.done(f"the scripts of {name} have run")
+    ran = event_socket.ask(
+        _paths().event_socket, StatusRequest(_COMPONENT, name), timeout_s=session.timeout_s
+    ).status
+    scripts = [each["script"] for each in _rows(ran) if each["status"] != "DISABLED"] if ran else []
+    text = f"the scripts of {name} have run" if scripts else f"no script is enabled: none has run on {name}"
+    session.done(text, scripts=scripts)
 
 
 @event.command("list")
@@ -160,6 +165,8 @@ def disable(session: Session, script: str) -> None:
     from ctdbpy.host.scripts import enable_script
 
     link = _directory() / f"{script}.script"
+    if not os.path.lexists(link) and script not in _provided():
+        raise ClientError(f"cannot disable '{script}': there is no such script; see `ctdbctl event list`")
     try:
         if link.is_symlink():
             link.unlink()

@@ -236,6 +236,16 @@ def test_what_is_no_public_address_is_refused_at_once(run: Run, daemon: Daemon, 
     assert "192.0.2.77" in done.stderr and "public address" in done.stderr
 
 
+def test_an_event_that_no_script_has_seen_has_not_run(run: Run, daemon: Daemon) -> None:
+    base = {"CTDB_TEST_MODE": "1", "CTDB_BASE": str(daemon.base)}
+    (daemon.base / "events" / "legacy").mkdir(parents=True, exist_ok=True)
+    done = run("event", "run", "monitor", "--json", socket=daemon.socket, **base)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"done": "no script is enabled: none has run on monitor", "scripts": []}
+    missing = run("event", "disable", "99.nothing", socket=daemon.socket, **base)
+    assert missing.stderr.startswith("ctdbctl: cannot disable '99.nothing': there is no such script")
+
+
 def test_who_reads_no_further_ends_it_quietly(daemon: Daemon) -> None:
     done = subprocess.run(
         f"{sys.executable} -m ctdbpy.cli tunable list | head -1",
