@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -196,11 +197,13 @@ def _end(pids: list[int], number: signal.Signals, limit_s: float) -> list[int]:
         for pid in pids:
             try:
                 handle = os.pidfd_open(pid)
-                waiting[handle] = pid
-                signal.pidfd_send_signal(handle, number)
             except ProcessLookupError:
                 continue
+            waiting[handle] = pid
+            # Also of one that has gone just now: then its handle says so.
             poll.register(handle, select.POLLIN)
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, number)
         alive = dict(waiting)
         while alive and (left_s := deadline_s - time.monotonic()) > 0:
             for handle, _ in poll.poll(left_s * 1000):

@@ -89,6 +89,23 @@ def test_a_daemon_that_is_stopped_by_a_signal_ends_by_force(
     assert managers.processes(stub.daemon) != [pid]
 
 
+def test_a_process_that_goes_by_itself_just_as_it_is_stopped_is_not_waited_for(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    opened = os.pidfd_open
+
+    def open_too_late(pid: int) -> int:
+        handle = opened(pid)
+        child.kill()
+        child.wait()
+        return handle
+
+    monkeypatch.setattr(os, "pidfd_open", open_too_late)
+    # With any limit at all, what is left in the end would be told as having survived.
+    assert managers._end([child.pid], signal.SIGKILL, 0.1) == []
+
+
 def test_one_that_serves_has_started_once_it_listens(stub: Stub) -> None:
     (stub.home / "listens").touch()
     managers.start(event(), replace(stub.daemon, listens=True))
