@@ -6,11 +6,13 @@ Administrators choose with CTDB_SERVICE_MANAGER ("systemd" or "commands") when t
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -33,6 +35,7 @@ _LISTEN_LIMIT_S: Final = 12.0
 _LISTEN_PAUSE_S: Final = 0.05
 _END_LIMIT_S: Final = 10.0
 _KILL_LIMIT_S: Final = 3.0
+_TURN_LIMIT_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +58,9 @@ def start(event: Event, daemon: Daemon) -> None:
     """Start it; harmless when it runs already under systemd. Raises ServiceError."""
     if is_systemd(event):
         _systemctl("start", daemon)
-    else:
-        commands.run(daemon.command, timeout_s=_COMMAND_LIMIT_S)
-        if daemon.listens:
-            _wait_listening(daemon)
+        return
+    with _turn(event, daemon):
+        _start(daemon)
 
 
 def stop(event: Event, daemon: Daemon) -> None:
@@ -66,18 +68,19 @@ def stop(event: Event, daemon: Daemon) -> None:
     if is_systemd(event):
         _systemctl("stop", daemon)
         return
-    _end(processes(daemon), signal.SIGTERM, _END_LIMIT_S)
-    left = _end(processes(daemon), signal.SIGKILL, _KILL_LIMIT_S)
-    if left:
-        raise ServiceError(
-            f"cannot stop '{daemon.process}': process {left[0]} survived SIGKILL for {_KILL_LIMIT_S:g} s"
-        )
+    # Without a turn: what ends for good is not kept running by a start that hangs.
+    _stop(daemon)
 
 
 def restart(event: Event, daemon: Daemon) -> None:
     """Start it afresh, whatever runs of it now. Raises ServiceError."""
-    stop(event, daemon)
-    start(event, daemon)
+    if is_systemd(event):
+        _systemctl("stop", daemon)
+        _systemctl("start", daemon)
+        return
+    with _turn(event, daemon):
+        _stop(daemon)
+        _start(daemon)
 
 
 def reload(event: Event, daemon: Daemon) -> None:
@@ -135,6 +138,44 @@ def is_systemd(event: Event) -> bool:
     if chosen not in ("", "systemd", "commands"):
         raise event.misuse("CTDB_SERVICE_MANAGER", "it must be 'systemd' or 'commands'")
     return chosen == "systemd" or (not chosen and _SYSTEMD.is_dir())
+
+
+@contextmanager
+def _turn(event: Event, daemon: Daemon) -> Iterator[None]:
+    """One start at a time: an event that hung lives on while it is looked at, and the next one has begun.
+
+    Else the older one would end what the newer has started, and might be ended before it starts it again.
+    """
+    # With what lasts: the older one may be an earlier daemon's.
+    with (event.keep("lasting") / f"{daemon.process}.start").open("a") as file:
+        until_s = time.monotonic() + _TURN_LIMIT_S
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until_s:
+                    raise ServiceError(
+                        f"cannot start '{daemon.process}': an earlier event that hangs is about to start it"
+                    ) from None
+            # A wait for the lock itself has no limit.
+            time.sleep(_LISTEN_PAUSE_S)
+        yield
+
+
+def _start(daemon: Daemon) -> None:
+    commands.run(daemon.command, timeout_s=_COMMAND_LIMIT_S)
+    if daemon.listens:
+        _wait_listening(daemon)
+
+
+def _stop(daemon: Daemon) -> None:
+    _end(processes(daemon), signal.SIGTERM, _END_LIMIT_S)
+    left = _end(processes(daemon), signal.SIGKILL, _KILL_LIMIT_S)
+    if left:
+        raise ServiceError(
+            f"cannot stop '{daemon.process}': process {left[0]} survived SIGKILL for {_KILL_LIMIT_S:g} s"
+        )
 
 
 def _wait_listening(daemon: Daemon) -> None:

@@ -37,6 +37,19 @@ while signal.sigwait(heard) == signal.SIGHUP:
 """
 
 
+# An event of its own process that restarts a daemon with a command that hangs.
+_RESTART = """
+import sys
+from pathlib import Path
+from ctdbpy.services import managers
+from ctdbpy.services.event import Event
+from ctdbpy.services.managers import Daemon
+home, process, command = sys.argv[1:]
+event = Event("startup", (), Path("/etc/ctdb"), Path(home), {"CTDB_SERVICE_MANAGER": "commands"})
+managers.restart(event, Daemon(("stub",), ("sh", "-c", command), process))
+"""
+
+
 class Stub:
     """A daemon of our own, in a directory of its own."""
 
@@ -62,8 +75,15 @@ def stub(tmp_path: Path) -> Iterator[Stub]:
         os.kill(pid, signal.SIGKILL)
 
 
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What events of a test note is the test's own."""
+    monkeypatch.setenv("CTDB_SCRIPT_VARDIR", str(tmp_path / "state"))
+
+
 def event(**options: str) -> Event:
-    return Event("startup", (), Path("/etc/ctdb"), Path("/"), {"CTDB_SERVICE_MANAGER": "commands", **options})
+    state = Path(os.environ["CTDB_SCRIPT_VARDIR"])
+    return Event("startup", (), Path("/etc/ctdb"), state, {"CTDB_SERVICE_MANAGER": "commands", **options})
 
 
 def test_a_daemon_is_started_and_stopped(stub: Stub) -> None:
@@ -123,6 +143,37 @@ def test_one_that_serves_and_does_not_come_to_listen_is_told(
 def test_one_that_serves_and_ends_at_once_is_told(stub: Stub) -> None:
     with pytest.raises(ServiceError, match=f"^cannot start '{stub.daemon.process}': it ended at once"):
         managers.start(event(), replace(stub.daemon, command=("true",), listens=True))
+
+
+def test_a_start_leaves_alone_what_an_older_one_that_hangs_is_about_to_start(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(managers, "_TURN_LIMIT_S", 0.1)
+    at_home = replace(event(), state=stub.home)
+    waits = f"echo hangs >{stub.home}/said; exec sleep 60"
+    argv = [sys.executable, "-c", _RESTART, str(stub.home), stub.daemon.process, waits]
+    older = subprocess.Popen(argv, process_group=0)
+    try:
+        assert stub.said() == "hangs\n"
+        with pytest.raises(ServiceError, match="an earlier event that hangs is about to start it"):
+            managers.restart(at_home, stub.daemon)
+        assert not managers.is_running(at_home, stub.daemon)
+    finally:
+        os.killpg(older.pid, signal.SIGKILL)
+        older.wait()
+    managers.restart(at_home, stub.daemon)
+    assert managers.is_running(at_home, stub.daemon)
+
+
+def test_what_was_started_does_not_keep_the_next_start_waiting(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(managers, "_TURN_LIMIT_S", 0.1)
+    at_home = replace(event(), state=stub.home)
+    managers.start(at_home, stub.daemon)
+    [pid] = managers.processes(stub.daemon)
+    managers.restart(at_home, stub.daemon)
+    assert managers.processes(stub.daemon) != [pid]
 
 
 def test_a_reload_reaches_the_main_process(stub: Stub) -> None:
