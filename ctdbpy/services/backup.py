@@ -24,6 +24,8 @@ from ctdbpy.services.event import Event
 
 _PREFIX: Final = "persistent-databases."
 _SUFFIX: Final = ".tar.gz"
+#: What lacks a database says so in its name.
+_PARTIAL: Final = ".partial.tar.gz"
 _DAY_S: Final = 24 * 3600
 #: How often it is looked whether one is due.
 _LOOK_S: Final = 600
@@ -110,17 +112,25 @@ def _back_up(event: Event, plan: Plan) -> list[str]:
         troubles = _write(event, plan.directory, scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    for old in _backups(plan.directory)[plan.limit :]:
+    backups = _backups(plan.directory)
+    partial = [path for path in backups if path.name.endswith(_PARTIAL)]
+    whole = [path for path in backups if path not in partial]
+    # Each kind by itself: the last copy of a database that cannot be read is not pushed out by what lacks it.
+    for old in whole[plan.limit :] + partial[plan.limit :]:
         old.unlink()
     return troubles
 
 
 def _write(event: Event, directory: Path, scratch: Path) -> list[str]:
-    """The archive of all databases that can be read; what is wrong with the others."""
+    """The archive of all databases that can be read; what is wrong with the others.
+
+    Raises ServiceError when none can be.
+    """
     troubles = []
+    names = tool.database_names(event)
     archive = scratch / "archive"
     with tarfile.open(archive, "w:gz") as tar:
-        for name in tool.database_names(event):
+        for name in names:
             copy = scratch / f"{name}.backup"
             try:
                 tool.run(event, "backupdb", name, str(copy), timeout_s=_DATABASE_LIMIT_S)
@@ -128,12 +138,15 @@ def _write(event: Event, directory: Path, scratch: Path) -> list[str]:
                 copy.unlink()
             except ServiceError as error:
                 troubles.append(str(error))
+    if troubles and len(troubles) == len(names):
+        raise ServiceError("; ".join(troubles))
     archive.chmod(0o600)
     with archive.open("rb") as file:
         # A name means a whole backup, also after a crash.
         os.fsync(file.fileno())
     now = datetime.now(UTC)
-    archive.rename(directory / f"{_PREFIX}{now:%Y%m%dT%H%M%SZ}{_SUFFIX}")
+    suffix = _PARTIAL if troubles else _SUFFIX
+    archive.rename(directory / f"{_PREFIX}{now:%Y%m%dT%H%M%SZ}{suffix}")
     return troubles
 
 

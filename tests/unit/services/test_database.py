@@ -285,6 +285,24 @@ def test_old_backups_go(stand: Stand) -> None:
     assert len(left) == 3
 
 
+@pytest.mark.parametrize(("bad", "made"), [("one", 1), ("", 0)])
+def test_a_backup_that_lacks_a_database_does_not_push_out_a_whole_one(
+    stand: Stand, bad: str, made: int
+) -> None:
+    stand.program("ctdb", _TOOL.format(pnn=1, bad=bad))
+    directory = stand.directory / "backups"
+    directory.mkdir()
+    whole = directory / "persistent-databases.20200101T000000Z.tar.gz"
+    whole.write_text("")
+    stand.set_options(**options(stand, CTDB_PERSISTENT_DB_BACKUP_LIMIT="1"))
+    done = stand.shell("run_service backup backup")
+    assert done.status == 1
+    assert "cannot back all persistent databases up: cannot run 'ctdb backupdb one.tdb" in done.said
+    new = [path.name for path in backups(stand) if path != whole]
+    assert whole.exists()
+    assert [name.endswith(".partial.tar.gz") for name in new] == [True] * made
+
+
 def test_without_a_directory_nothing_is_backed_up(stand: Stand) -> None:
     assert stand.run("95.database", "monitor").status == 0
     assert stand.calls() == []
