@@ -69,6 +69,8 @@ def apply_file(session: Session, paths: Paths, file: Path | None, ways: Ways) ->
         show = click.echo if not session.as_json else _to_stderr
         show("".join(f"{line}\n" for line in said) or "every node runs with this already\n", nl=False)
         if ways.only_say:
+            if session.as_json:
+                session.show({"changes": said})
             return 0
         session.confirm(f"'{source}' is brought to node {_numbers(reachable)}")
         failures = _store(cluster, text, reachable)

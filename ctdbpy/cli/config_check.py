@@ -13,7 +13,7 @@ from typing import Final
 
 from ctdbpy.cli.config_network import firewall_problems, unreachable
 from ctdbpy.cli.session import Session
-from ctdbpy.client.connection import Connection, NoDaemon
+from ctdbpy.client.connection import Connection, NoDaemon, TimeUp
 from ctdbpy.client.nodes import Cluster, connected
 from ctdbpy.config.cluster_reader import read_cluster
 from ctdbpy.config.cluster_settings import host_has
@@ -141,7 +141,7 @@ def check_cluster(
         request = ConfigurationRequest(ConfigurationAction.CHECK, text)
     try:
         connection = session.connect()
-    except NoDaemon as error:
+    except (NoDaemon, TimeUp) as error:
         return [warning(f"the other nodes were not asked: {error}")]
     with closing(connection):
         nodes = Cluster(connection).nodes()

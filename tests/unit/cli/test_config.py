@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -202,6 +203,22 @@ def test_without_a_daemon_the_host_is_checked_alone(make: Cluster, config: Confi
     assert json.loads(local.stdout) == {"findings": []}
 
 
+def test_a_daemon_that_hangs_does_not_keep_the_host_from_being_checked(
+    make: Cluster, run: Run, tmp_path: Path
+) -> None:
+    (daemon,) = make()
+    place = tmp_path / "silent"
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(place))
+        silent.listen()
+        environ = {"CTDB_TEST_MODE": "1", "CTDB_BASE": str(daemon.base)}
+        done = run("--timeout", "0.3", "config", "check", socket=place, **environ)
+    assert done.returncode == 0
+    assert f"warning: the other nodes were not asked: cannot get an answer from the daemon at '{place}'" in (
+        done.stdout
+    )
+
+
 def test_a_file_with_a_mistake_is_told_of_once(make: Cluster, config: Config, tmp_path: Path) -> None:
     (daemon,) = make()
     daemon.start()
@@ -235,6 +252,8 @@ def test_a_file_is_brought_to_every_node_and_used(make: Cluster, config: Config,
     wanted.write_text(text)
     dry = config(first, "apply", "--dry-run", str(wanted))
     assert dry.returncode == 0
+    plan = config(first, "apply", "--dry-run", str(wanted), as_json=True)
+    assert json.loads(plan.stdout) == {"changes": dry.stdout.splitlines()}
     own = ("location", " configuration: ")
     told = [line for line in dry.stdout.splitlines() if not any(word in line for word in own)]
     assert sorted(told) == [
