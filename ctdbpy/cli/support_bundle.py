@@ -104,8 +104,11 @@ def support_bundle(session: Session, output: Path | None) -> None:
     except OSError as error:
         path.unlink(missing_ok=True)
         raise ClientError(f"cannot write '{path}': {error.strerror}") from error
+    missing = f" without {len(bundle.absent)} answers that nobody gave" if bundle.absent else ""
     session.done(
-        f"{path} written; look through it before you give it away", file=str(path), absent=bundle.absent
+        f"{path} written{missing}; look through it before you give it away",
+        file=str(path),
+        absent=bundle.absent,
     )
 
 

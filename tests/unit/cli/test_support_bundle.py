@@ -105,6 +105,8 @@ def test_without_a_daemon_there_is_one_too_and_nothing_is_written_over(run: Run,
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert any(line.startswith("status: ") for line in answer["absent"])
+    told = run("support-bundle", "-o", str(tmp_path / "c.tar.gz"), **environ).stdout
+    assert f"without {len(answer['absent'])} answers that nobody gave" in told
     size = os.path.getsize(bundle)
     again = run("support-bundle", "-o", str(bundle), **environ)
     assert (again.returncode, "it is there already" in again.stderr) == (1, True)
