@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from typing import Final, TypeVar
 
-from ctdbpy.client.connection import Connection, TimeUp, answer_of
+from ctdbpy.client.connection import Connection, Refused, TimeUp, answer_of
 from ctdbpy.errors import ClientError
 from ctdbpy.wire.constants import (
     BROADCAST_CONNECTED,
@@ -197,7 +197,19 @@ class Cluster:
         silent_nodes = set(nodes) - set(replies)
         if silent_nodes:
             raise TimeUp(f"cannot do {opcode.name} on node {_listed(silent_nodes)}: no answer in time")
-        return {pnn: answer_of(opcode, reply) for pnn, reply in replies.items()}
+        answers: dict[int, object] = {}
+        refusals: dict[str, list[int]] = {}
+        status = 0
+        for pnn, reply in replies.items():
+            try:
+                answers[pnn] = answer_of(opcode, reply)
+            except Refused as error:
+                refusals.setdefault(reply.error or f"status {reply.status}", []).append(pnn)
+                status = error.status
+        if refusals:
+            said = "; ".join(f"node {_listed(pnns)}: {reason}" for reason, pnns in refusals.items())
+            raise Refused(f"cannot do {opcode.name}: {said}", status)
+        return answers
 
     def next_srvid(self) -> int:
         """A number for answers to one request."""

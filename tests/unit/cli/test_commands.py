@@ -236,6 +236,14 @@ def test_what_is_no_public_address_is_refused_at_once(run: Run, daemon: Daemon, 
     assert "192.0.2.77" in done.stderr and "public address" in done.stderr
 
 
+def test_who_refuses_is_named(run: Run, daemon: Daemon) -> None:
+    daemon.wait_log("own flags UNHEALTHY -> OK")
+    (daemon.base / "public_addresses").write_text("192.0.2.9/24 nowhere\n")
+    done = run("ip", "reload", socket=daemon.socket)
+    assert done.returncode == 1
+    assert "cannot do RELOAD_PUBLIC_IPS: node 0: " in done.stderr
+
+
 def test_an_event_that_no_script_has_seen_has_not_run(run: Run, daemon: Daemon) -> None:
     base = {"CTDB_TEST_MODE": "1", "CTDB_BASE": str(daemon.base)}
     (daemon.base / "events" / "legacy").mkdir(parents=True, exist_ok=True)
