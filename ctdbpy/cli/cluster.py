@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import click
 
-from ctdbpy.cli.commands import Answer, about_node, answers, group, target, waits
+from ctdbpy.cli.commands import Answer, about_node, answers, group, need_active, target, waits
 from ctdbpy.cli.session import Session
 from ctdbpy.cli.status import leader_of
 from ctdbpy.wire.constants import INVALID_GENERATION, RecoveryMode
@@ -66,6 +66,7 @@ def recover(session: Session, node: int | None) -> None:
     """Recover the databases; clients wait a moment, and nothing is lost."""
     with session.cluster() as found:
         number = target(found.connection, node)
+        need_active(found.connection, "recover the databases")
         if session.wait is False:
             found.connection.ask(Control.SET_RECMODE, RecoveryMode.ACTIVE, destnode=number)
             session.done("a recovery begins")

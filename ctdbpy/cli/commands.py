@@ -226,6 +226,13 @@ def target(connection: Connection, pnn: int | None) -> int:
     raise unknown_node(connection, pnn)
 
 
+def need_active(connection: Connection, what: str) -> None:
+    """Raises ClientError when this node takes no part: it knows nothing of the records of the others."""
+    own = next((node.flags for node in nodes_of(connection) if node.pnn == connection.pnn), 0)
+    if NodeFlag(own) & (NodeFlag.STOPPED | NodeFlag.BANNED):
+        raise ClientError(f"cannot {what}: this node is {flag_names(NodeFlag(own))}; ask on another one")
+
+
 def unknown_node(connection: Connection, pnn: int) -> ClientError:
     """The error for a node that does not exist."""
     known = ", ".join(str(node.pnn) for node in nodes_of(connection))

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from ctdbpy.cli.commands import a_database, asks
+from ctdbpy.cli.commands import a_database, asks, need_active
 from ctdbpy.cli.db import db
 from ctdbpy.cli.session import Session
 from ctdbpy.client import databases
@@ -50,6 +50,7 @@ def cat(session: Session, database: str, local: bool) -> None:
 
 
 def _everywhere(connection: Connection, database: Database) -> Iterator[tuple[bytes, RecordHeader, bytes]]:
+    need_active(connection, f"show the records of '{database.name}' in the cluster")
     for record in connection.traverse(database.db_id):
         # Deleted records of persistent databases come along until vacuuming has removed them.
         if record.value:

@@ -236,6 +236,17 @@ def test_what_is_no_public_address_is_refused_at_once(run: Run, daemon: Daemon, 
     assert "192.0.2.77" in done.stderr and "public address" in done.stderr
 
 
+def test_a_stopped_node_does_not_speak_for_the_cluster(run: Run, daemon: Daemon) -> None:
+    daemon.wait_log("own flags UNHEALTHY -> OK")
+    for words in (["db", "attach", "locking.tdb"], ["node", "stop", "--yes"]):
+        done = run(*words, socket=daemon.socket)
+        assert done.returncode == 0, done.stderr
+    for words in (["db", "cat", "locking.tdb"], ["db", "keys", "locking.tdb"], ["cluster", "recover"]):
+        done = run(*words, socket=daemon.socket)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "this node is STOPPED; ask on another one" in done.stderr
+
+
 def test_who_refuses_is_named(run: Run, daemon: Daemon) -> None:
     daemon.wait_log("own flags UNHEALTHY -> OK")
     (daemon.base / "public_addresses").write_text("192.0.2.9/24 nowhere\n")
