@@ -32,7 +32,7 @@ _UNIT_DIRECTORIES: Final = (
 #: Less than EventScriptTimeout's 30 s: the reason is ours to say.
 _COMMAND_LIMIT_S: Final = 25.0
 _LISTEN_LIMIT_S: Final = 12.0
-_LISTEN_PAUSE_S: Final = 0.05
+_LOOK_PAUSE_S: Final = 0.05
 _END_LIMIT_S: Final = 10.0
 _KILL_LIMIT_S: Final = 3.0
 _TURN_LIMIT_S: Final = 2.0
@@ -159,7 +159,7 @@ def _turn(event: Event, daemon: Daemon) -> Iterator[None]:
                         f"cannot start '{daemon.process}': an earlier event that hangs is about to start it"
                     ) from None
             # A wait for the lock itself has no limit.
-            time.sleep(_LISTEN_PAUSE_S)
+            select.select([], [], [], _LOOK_PAUSE_S)
         yield
 
 
@@ -193,7 +193,7 @@ def _wait_listening(daemon: Daemon) -> None:
                 f"{_LISTEN_LIMIT_S:g} s; its own log says what it waits for"
             )
         # Nothing tells when another process begins to listen.
-        time.sleep(_LISTEN_PAUSE_S)
+        select.select([], [], [], _LOOK_PAUSE_S)
 
 
 def _systemctl(verb: str, daemon: Daemon) -> None:
