@@ -106,7 +106,7 @@ class Tunables(Structure):
     record_relief_moves: int = 100
     record_relief_seconds: int = 10
     record_relief_us: int = 2000
-    spin_us: int = 0
+    spin_us: int = 5
 
     def get(self, name: str) -> int:
         """The value of a tunable by its name in any case.
@@ -348,7 +348,7 @@ OWN_TUNABLES: Final[tuple[TunableSpec, ...]] = (
     ),
     _live("RecordReliefSeconds", "record_relief_seconds", "s", "for which a record that bounces is relieved"),
     _live("RecordReliefUs", "record_relief_us", "us", "a relieved record stays for its clients at most"),
-    _live("SpinUs", "spin_us", "us", "to poll while traffic is recent before sleeping; 0: sleep at once"),
+    _live("SpinUs", "spin_us", "us", "to look again, with recent traffic, before sleeping; 0: sleep at once"),
 )
 
 _BY_NAME: Final = {spec.name.lower(): spec for spec in (*TUNABLES, *OWN_TUNABLES)}
