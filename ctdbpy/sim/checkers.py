@@ -237,7 +237,7 @@ class LeaderHoldsLock(Checker):
 
     def recovered(self, generation: Generation) -> None:
         quorum = self.history.nodes[generation.leader].quorum
-        if quorum is Quorum.LOCK and self._lock.holder != generation.leader:
+        if quorum is Quorum.LOCK and not self._lock.is_held_for_all_it_knows(generation.leader):
             raise self.fail(
                 f"n{generation.leader} completed generation {generation.number}, "
                 f"the cluster lock is held by {self._lock.holder}"

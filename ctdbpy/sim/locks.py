@@ -35,6 +35,8 @@ class ClusterLock:
     def __init__(self, world: World) -> None:
         self._world = world
         self._holder: _Hold | None = None
+        #: Whoever has lost it and could not hear of it yet: a slow node hears late.
+        self._untold: _Hold | None = None
         self._hangs = False
         self._refuses = False
         self._hung: list[Callable[[], None]] = []
@@ -45,6 +47,10 @@ class ClusterLock:
     def holder(self) -> int | None:
         """The node that holds it."""
         return self._holder.node.pnn if self._holder else None
+
+    def is_held_for_all_it_knows(self, pnn: int) -> bool:
+        """Whether this node holds it, or has lost it just now and cannot know."""
+        return pnn in (hold.node.pnn for hold in (self._holder, self._untold) if hold is not None)
 
     def take(self, node: SimNode, attempt: int, *, only_look: bool) -> None:
         """A node's helper tries to take it, or only looks whether it could."""
@@ -79,8 +85,8 @@ class ClusterLock:
         hold, self._holder = self._holder, None
         if hold is not None:
             self._world.say(f"n{hold.node.pnn} loses the cluster lock")
-            lost = inputs.LockLost(hold.attempt, "the storage took it away")
-            self._say(hold, lost)
+            self._untold = hold
+            self._say(hold, inputs.LockLost(hold.attempt, "the storage took it away"))
 
     def hang(self) -> None:
         """The storage answers nothing until `mend`."""
@@ -122,4 +128,9 @@ class ClusterLock:
     def _say(self, hold: _Hold, happened: inputs.Input) -> None:
         node = hold.node
         if node.life == hold.life and node.is_up:
-            node.later(0.0, lambda: node.step(happened))
+            node.later(0.0, lambda: self._tell(hold, happened))
+
+    def _tell(self, hold: _Hold, happened: inputs.Input) -> None:
+        if isinstance(happened, inputs.LockLost) and self._untold is hold:
+            self._untold = None
+        hold.node.step(happened)
