@@ -315,7 +315,9 @@ class SimNode:
     # -- the pump --------------------------------------------------------------------------
 
     def step(self, happened: inputs.Input) -> None:
-        """Give the core an input, carry out what it wants, move bytes."""
+        """Give the core an input, carry out what it wants, move bytes; a dead one's comes to nothing."""
+        if not self.is_up:
+            return
         self._pending.append(happened)
         self.work()
 
