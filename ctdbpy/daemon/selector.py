@@ -32,10 +32,9 @@ class EngineSelector(selectors.EpollSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Serve records until asyncio or the core has something to do, or time is up."""
         is_inner_ready, has_upcalls = self._poller.wait(-1.0 if timeout is None else max(timeout, 0.0))
-        ready = super().select(0) if is_inner_ready else []
-        if has_upcalls:
-            ready.append((self.get_key(self._upcalls_fd), selectors.EVENT_READ))
-        return ready
+        # Upcalls first: that the lease is over comes before all that was heard while this host stood still.
+        ready = [(self.get_key(self._upcalls_fd), selectors.EVENT_READ)] if has_upcalls else []
+        return ready + super().select(0) if is_inner_ready else ready
 
     def close(self) -> None:
         """Close asyncio's epoll; the poller is closed by its owner."""

@@ -23,8 +23,6 @@ pytestmark = [
 ADDRESSES = [f"10.78.0.{number}" for number in range(200, 206)]
 #: Longer than a failover takes on a machine that does other things as well.
 SILENCE_MAX_S = 3.0
-#: The others' addresses stay where they are: what is missing here is the prober's own time.
-KEPT_SILENCE_MAX_S = 1.0
 DOUBLE_MAX_S = 0.2
 
 _ECHO = """
@@ -182,7 +180,7 @@ def test_addresses_move_and_clients_of_other_nodes_notice_nothing(
     for address in ADDRESSES:
         silence_s = longest_silence_s(answers, address, since=begin, until=end)
         print(f"{fault}: nobody answered for {address} for {silence_s:.2f} s")
-        limit_s = SILENCE_MAX_S if address in lost else KEPT_SILENCE_MAX_S
+        limit_s = SILENCE_MAX_S if address in lost else DOUBLE_MAX_S
         assert silence_s <= limit_s, f"nobody answered for {address} for {silence_s:.2f} s"
         assert longest_double_s(answers, address) <= DOUBLE_MAX_S, address
     mend(watched, victim)
@@ -200,7 +198,7 @@ def test_a_node_that_shuts_down_hands_its_addresses_over(watched: Watched) -> No
     time.sleep(0.2)
     answers, end = watched.answers(), watched.now()
     for address in lost:
-        assert longest_silence_s(answers, address, since=begin, until=end) <= SILENCE_MAX_S
+        assert longest_silence_s(answers, address, since=begin, until=end) < 1.0
     watched.cluster.start(victim)
     watched.cluster.wait_healthy()
     watched.settle()
