@@ -36,6 +36,7 @@ node = group(
     "Nodes: states, draining, roles, counters, running commands.",
     "ctdbpy.cli.node_counters",
     "ctdbpy.cli.node_exec",
+    "ctdbpy.cli.node_fence",
 )
 
 _ROLES: Final = {

@@ -20,6 +20,7 @@ from ctdbpy.config.values import (
     Invalid,
     Quorum,
     Value,
+    read_command,
     read_directory,
     read_log_location,
     read_script,
@@ -29,7 +30,7 @@ from ctdbpy.wire.tunables import Tunables
 
 _BY_NAME: Final = {(row.section, row.option): row for row in SETTINGS}
 #: What these say only the host itself can judge.
-_OF_THE_HOST: Final = (read_directory, read_script, read_log_location)
+_OF_THE_HOST: Final = (read_command, read_directory, read_script, read_log_location)
 
 
 def settings_for(file: ClusterFile, node: ClusterNode, etc: Path) -> Settings:

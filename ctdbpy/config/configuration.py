@@ -82,6 +82,9 @@ def configure(file: ClusterFile, node: ClusterNode, paths: Paths) -> Configurati
     settings = settings_for(file, node, paths.etc)
     nodes = file.node_addresses()
     quorum = settings.quorum_for(sum(not each.deleted for each in nodes))
+    line = next((each.line for each in file.settings if each.option == "fence command"), 1)
+    if problem := _fence_problem(settings, nodes, quorum):
+        raise ConfigError(f"cannot load the settings: {file.source}:{line}: {problem}")
     return Configuration(
         settings=settings,
         nodes=nodes,
@@ -129,6 +132,9 @@ def load_files(paths: Paths) -> Configuration:
         raise ConfigError("\n".join(problems))
     tunables, tunable_errors = load_tunables(paths.tunables, paths.tunables_directory)
     quorum = settings.quorum_for(sum(not node.deleted for node in nodes))
+    if problem := _fence_problem(settings, nodes, quorum):
+        where = place_of(paths.conf, "cluster", "fence command")
+        raise ConfigError(f"cannot load the settings: {where}: {problem}")
     homes: dict[str, int] = {}
     home_errors: tuple[str, ...] = ()
     try:
@@ -185,6 +191,17 @@ def _unread(paths: Paths) -> Iterator[str]:
             f"event scripts read '{paths.script_options}' after the services of '{paths.cluster}': "
             "move it away once 'ctdbctl config import' has taken it over"
         )
+
+
+def _fence_problem(settings: Settings, nodes: tuple[NodeAddress, ...], quorum: Quorum) -> str:
+    """Without a quorum both sides of a split cluster would take each other's power."""
+    if (
+        settings.fence_command is None
+        or quorum is not Quorum.NONE
+        or sum(not each.deleted for each in nodes) < 2
+    ):
+        return ""
+    return "it needs a quorum, or both sides of a split cluster run it; set 'cluster lock' or 'quorum' too"
 
 
 def _unprotected(nodes: tuple[NodeAddress, ...], quorum: Quorum) -> list[str]:

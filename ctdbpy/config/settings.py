@@ -31,6 +31,8 @@ class Settings:
     transport: str = "tcp"
     nodes_list: str | None = None
     quorum: Quorum = Quorum.AUTO
+    fence_command: str | None = None
+    fence_timeout_s: int = 20
     port: int | None = None
     volatile_directory: Path | None = None
     persistent_directory: Path | None = None

@@ -16,6 +16,7 @@ from ctdbpy.config.values import (
     read_address,
     read_automatic,
     read_boolean,
+    read_command,
     read_deprecated_lock,
     read_directory,
     read_integer,
@@ -171,6 +172,33 @@ SETTINGS: tuple[SettingSpec, ...] = (
             "set."
         ),
         read_quorum,
+        own=True,
+        shared=True,
+    ),
+    SettingSpec(
+        "cluster",
+        "fence command",
+        "fence_command",
+        "FILE [ARGUMENTS]",
+        "none",
+        (
+            "Takes the power from a lost node before others go on without it: the leader runs it without a "
+            "shell as 'FILE ARGUMENTS off PNN ADDRESS', with the node's private address. Status 0 means that "
+            "the node is certainly off; with any other, or none in time, records and addresses wait and it "
+            "is run again. FILE has its full path; arguments are cut at blanks. Needs a quorum."
+        ),
+        read_command,
+        own=True,
+        shared=True,
+    ),
+    SettingSpec(
+        "cluster",
+        "fence timeout",
+        "fence_timeout_s",
+        "seconds, from 1",
+        "20",
+        "How long the fence command may take.",
+        read_integer(1),
         own=True,
         shared=True,
     ),

@@ -132,6 +132,15 @@ def read_log_format(text: str, _context: Context) -> str:
     return text.lower()
 
 
+def read_command(text: str, _context: Context) -> str:
+    program = text.split(maxsplit=1)[0]
+    if not program.startswith("/"):
+        raise Invalid("write the full path of the program")
+    if not os.path.isfile(program) or not os.access(program, os.X_OK):
+        raise Invalid(f"'{program}' is not there or not executable; install it or name another")
+    return text
+
+
 def read_address(text: str, _context: Context) -> str:
     address = parse_address(text)
     if address is None:

@@ -294,6 +294,14 @@ class DropLock:
 
 
 @dataclass(frozen=True, slots=True)
+class Fence:
+    """Have the administrator's fence command take the power from a node; `inputs.Fenced` answers."""
+
+    pnn: int
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunEvent:
     """Run an event's scripts, one after the other in order of name; `inputs.EventEnded` with this id answers.
 
@@ -422,6 +430,7 @@ Effect = (
     | TellGuard
     | TakeLock
     | DropLock
+    | Fence
     | RunEvent
     | StopEvent
     | TellAdministrator

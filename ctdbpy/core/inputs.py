@@ -304,6 +304,14 @@ class LockLost:
 
 
 @dataclass(frozen=True, slots=True)
+class Fenced:
+    """A node has no power now (`effects.Fence`), for certain; with `error` nobody knows."""
+
+    pnn: int
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class EventEnded:
     """The scripts of an event (`effects.RunEvent`) have run, all or up to the first that failed.
 
@@ -380,6 +388,7 @@ Input = (
     | Paused
     | LockAnswered
     | LockLost
+    | Fenced
     | EventEnded
     | AddressDone
     | HostSeen

@@ -21,6 +21,7 @@ from ctdbpy.core.inputs import (
     ClientGone,
     ConfigurationSeen,
     EventEnded,
+    Fenced,
     HomeNodesRead,
     HostSeen,
     Input,
@@ -136,6 +137,8 @@ class Node:
             case LockLost(_, reason):
                 rooms.standing.lock_lost(reason)
                 rooms.cluster_lock.lost(happened)
+            case Fenced():
+                rooms.fencing.done(happened)
             case KeepaliveArrived():
                 reason = rooms.links.keepalive(happened)
                 if reason:

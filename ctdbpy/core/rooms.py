@@ -15,6 +15,7 @@ from ctdbpy.core.failover.homes import Homes
 from ctdbpy.core.failover.placements import Placed
 from ctdbpy.core.failover.takeovers import Takeovers
 from ctdbpy.core.failover.upkeep import Upkeep
+from ctdbpy.core.fencing.fencing import Fencing
 from ctdbpy.core.jobs import Jobs
 from ctdbpy.core.leader.cluster_lock import ClusterLock
 from ctdbpy.core.leader.election import Election
@@ -89,7 +90,10 @@ class Rooms:
         self.election = Election(state, self.routing, self.cluster_lock)
         self.recovery = Recovery(state, self.runner, self.routing, self.jobs, self.bans)
         self.mesh = Mesh(state, self.bans)
-        self.watch = Watch(state, self.runner, self.routing, self.election, self.recovery, self.mesh)
+        self.fencing = Fencing(state, self.runner)
+        self.watch = Watch(
+            state, self.runner, self.routing, self.election, self.recovery, self.mesh, self.fencing
+        )
         self.statistician = Statistician(state)
         self.cluster_lock.on_latency = self.statistician.note_reclock
         self.cluster_lock.on_check_latency = self.statistician.note_reclock_check
@@ -141,6 +145,7 @@ class Rooms:
             self.runner.spawn("stand still", self.freezes.stand_still())
         self.election.settle()
         self.standing.settle()
+        self.fencing.settle()
         self.watch.settle()
         self.attaches.settle()
         self.commits.settle()

@@ -80,6 +80,7 @@ class NodeConfig:
     moves_addresses: False ([failover] disabled): takeover runs move nothing.
     puts_addresses: False: something else puts addresses where they are decided to be; nothing is done to this
     host, and nothing that is seen of it counts.
+    fences: There is a command that takes the power from a node: nobody goes on without a lost one before.
     scripts_first: Event scripts have run before an address comes or goes.
     shutdown_wait_s: How long a node that ends waits until others have taken its addresses.
     """
@@ -93,6 +94,7 @@ class NodeConfig:
     cluster_lock: str = ""
     quorum: Quorum = Quorum.NONE
     leader_timeout_s: float = 5.0
+    fences: bool = False
     databases: tuple[FoundDatabase, ...] = ()
     public_addresses: tuple[PublicAddress, ...] = ()
     moves_addresses: bool = True
@@ -216,6 +218,8 @@ class State:
         self.lineage: set[int] = set()
         #: The last map this daemon was given, whatever it was told to forget since.
         self.last_generation = INVALID_GENERATION
+        #: Nodes that may serve, by the map in force and by those begun since.
+        self.serving: set[int] = set()
         #: By pnn: since when its link is broken. It has had no lease from here since then.
         self.out_since_s: dict[int, float] = {}
         #: `leader` is only who may become it: claims are compared, or the cluster lock is not had yet.

@@ -22,6 +22,7 @@ from ctdbpy.daemon.addresses import Addresses
 from ctdbpy.daemon.cluster_lock import ClusterLocks
 from ctdbpy.daemon.configuring import ConfigurationFiles
 from ctdbpy.daemon.events import EventRunner, Order, Outcome, Run
+from ctdbpy.daemon.fences import Fences
 from ctdbpy.daemon.guard import Guard
 from ctdbpy.daemon.locks import LockWaiters
 from ctdbpy.daemon.poller import Poller
@@ -59,6 +60,7 @@ class Pump:
         workers: Workers,
         waiters: LockWaiters,
         cluster_locks: ClusterLocks,
+        fences: Fences,
         guard: Guard,
         addresses: Addresses,
         health: Health,
@@ -77,6 +79,7 @@ class Pump:
         self._workers = workers
         self._waiters = waiters
         self._cluster_locks = cluster_locks
+        self._fences = fences
         self._guard = guard
         self._addresses = addresses
         self._health = health
@@ -314,6 +317,8 @@ class Pump:
                 self._cluster_locks.take(effect)
             case effects.DropLock(attempt):
                 self._cluster_locks.drop(attempt)
+            case effects.Fence():
+                self._fences.fence(effect)
             case effects.PutAddress() | effects.RemoveAddress() | effects.KillConnections():
                 self._addresses.carry_out(effect)
             case effects.AnnounceAddress() | effects.StopAnnouncing() | effects.SendTickles():

@@ -40,6 +40,7 @@ from ctdbpy.daemon.configuring import (
 )
 from ctdbpy.daemon.event_socket import EventSocket
 from ctdbpy.daemon.events import EventRunner, script_environment
+from ctdbpy.daemon.fences import Fences
 from ctdbpy.daemon.guard import Guard
 from ctdbpy.daemon.locks import LockWaiters
 from ctdbpy.daemon.poller import Poller
@@ -265,6 +266,14 @@ class _Start:
             tasks.spawn,
         )
         records.on_tunables.append(cluster_locks.set_limits)
+        fences = Fences(
+            configuration.settings.fence_command or "",
+            float(configuration.settings.fence_timeout_s),
+            children,
+            lambda happened: pump.step(happened),
+            tasks.spawn,
+            may_serve=lambda: poller.has_lease,
+        )
         links = Links(
             sockets.nodes,
             configuration.nodes[self.pnn].address,
@@ -288,6 +297,7 @@ class _Start:
             workers=workers,
             waiters=waiters,
             cluster_locks=cluster_locks,
+            fences=fences,
             guard=guard,
             addresses=addresses,
             health=health,
@@ -369,6 +379,7 @@ class _Start:
             cluster_lock=settings.lock or "",
             quorum=Quorum(configuration.quorum.value),
             leader_timeout_s=float(settings.leader_timeout_s),
+            fences=settings.fence_command is not None,
             databases=tuple(
                 FoundDatabase(name, health.reason(name) or "")
                 for name in persistent_files(configuration.paths.persistent, self.pnn)

@@ -273,6 +273,7 @@ _SPECS: Final = (
     ),
     _live(Control.GET_LEADER, Nothing, U32, "ours; UNKNOWN_PNN is nobody"),
     _live(Control.CONFIGURE, ConfigurationRequest, ConfigurationReport, "ours; answers late"),
+    _live(Control.CONFIRM_FENCED, U32, Nothing, "ours; to the leader: this node is certainly off"),
     _obsolete(Control.GET_NODEMAPv4),
     _obsolete(Control.SET_DMASTER),
     _obsolete(Control.PULL_DB),

@@ -172,6 +172,7 @@ class Control(IntEnum):
     GET_CONNECTIONS = OWN_CONTROLS + 4
     GET_LEADER = OWN_CONTROLS + 5
     CONFIGURE = OWN_CONTROLS + 6
+    CONFIRM_FENCED = OWN_CONTROLS + 7
 
     @property
     def is_own(self) -> bool:

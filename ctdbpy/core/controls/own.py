@@ -6,7 +6,7 @@ from __future__ import annotations
 from ctdbpy.core.controls.handlers import Handler
 from ctdbpy.core.effects import LogLevel
 from ctdbpy.core.inputs import PublicAddress
-from ctdbpy.core.requests import Reply, Request, refuse
+from ctdbpy.core.requests import OK, Reply, Request, refuse
 from ctdbpy.core.rooms import Rooms
 from ctdbpy.wire.codecs import U32
 from ctdbpy.wire.constants import UNKNOWN_PNN
@@ -76,6 +76,15 @@ async def _configure(rooms: Rooms, request: Request, wanted: ConfigurationReques
     return Reply(data=seen.report)
 
 
+def _confirm_fenced(rooms: Rooms, request: Request, pnn: int) -> Reply:
+    if rooms.state.peer(pnn) is None:
+        return refuse(f"there is no node {pnn}")
+    if not rooms.state.is_leader:
+        return refuse("only the leader waits for nodes to be fenced")
+    problem = rooms.fencing.confirm(pnn, rooms.accounts.asked_by(request))
+    return refuse(problem) if problem else OK
+
+
 HANDLERS: dict[Control, Handler] = {
     Control.GET_DB_GENERATIONS: _generations,
     Control.GET_REASONS: _reasons,
@@ -83,4 +92,5 @@ HANDLERS: dict[Control, Handler] = {
     Control.GET_CONNECTIONS: _connections,
     Control.GET_LEADER: _leader,
     Control.CONFIGURE: _configure,
+    Control.CONFIRM_FENCED: _confirm_fenced,
 }

@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Final
 
 from ctdbpy.core.effects import LogLevel
+from ctdbpy.core.fencing.fencing import Fencing
 from ctdbpy.core.leader.election import Election
+from ctdbpy.core.leader.generations import latest
 from ctdbpy.core.leader.mesh import Mesh, wait_for_links
 from ctdbpy.core.leader.recovery import Recovery
 from ctdbpy.core.leader.supervisor import NodeView, lmasters_of, reason_to_recover
@@ -19,7 +21,7 @@ from ctdbpy.core.routing import Routing
 from ctdbpy.core.state import NOBODY, Peer, State
 from ctdbpy.errors import ProtocolError
 from ctdbpy.wire.codecs import U32
-from ctdbpy.wire.constants import Capability, NodeFlag, RecoveryMode
+from ctdbpy.wire.constants import INVALID_GENERATION, Capability, NodeFlag, RecoveryMode
 from ctdbpy.wire.controls import Control
 from ctdbpy.wire.srvids import SRVID_RECOVERY_WANTED
 from ctdbpy.wire.structures import NodeFlagChange, NodeMap, VnnMap
@@ -40,6 +42,7 @@ class Watch:
         election: Election,
         recovery: Recovery,
         mesh: Mesh,
+        fencing: Fencing,
     ) -> None:
         self._state = state
         self._runner = runner
@@ -54,6 +57,7 @@ class Watch:
         #: Leader and reason of the recovery it was last asked for.
         self._told: tuple[int, str] = (NOBODY, "")
         self._mesh = mesh
+        self._fencing = fencing
 
     # -- recoveries may be disabled ---------------------------------------------------------------
 
@@ -145,6 +149,9 @@ class Watch:
                 again_s = state.now_s
             elif wait_s > 0:
                 again_s = state.now_s + wait_s
+            elif reason and (lost := self._fencing.lost(_members_of(views))):
+                await self._fencing.fence(lost)
+                again_s = state.now_s
             elif reason:
                 self._recovering = True
                 seen = tuple(view.generation for view in views if view.is_active)
@@ -236,6 +243,17 @@ def _view(node: Peer, nodemap: NodeMap, recmode: int, vnnmap: bytes, capabilitie
         tuple((each.pnn, each.address.host) for each in nodemap.nodes),
         frozenset(each.pnn for each in nodemap.nodes if not each.flags & NodeFlag.DISCONNECTED),
     )
+
+
+def _members_of(views: tuple[NodeView, ...]) -> set[int]:
+    """Who is in the newest map that nodes have: a leader that has just started knows of none.
+
+    An older one names nodes that others went on without, and may have been shut down for good reasons since.
+    """
+    newest = latest(view.generation for view in views if view.is_active)
+    if newest == INVALID_GENERATION:
+        return set()
+    return {pnn for view in views if view.is_active and view.generation == newest for pnn in view.lmasters}
 
 
 async def _replies(answers: list[Promise[Reply]]) -> list[Reply]:

@@ -280,6 +280,11 @@ WRONG = {
         "cluster.yaml:4: 'cluster lock' has no value",
         "leave the line out",
     ),
+    "fencing without a quorum": (
+        f"{NODES}quorum: none\nsettings: {{cluster: {{fence command: /bin/true}}}}\n",
+        "cluster.yaml:5: it needs a quorum, or both sides of a split cluster run it",
+        "set 'cluster lock' or 'quorum' too",
+    ),
     "quorum without a lock": (f"{NODES}quorum: lock\n", "cluster.yaml:4: quorum: 'lock' needs a lock", ""),
     "tunable unknown": (
         f"{NODES}tunables: {{MonitorIntervall: 5}}\n",

@@ -78,6 +78,20 @@ def test_wrong_tunables_are_warnings(tmp_path: Path) -> None:
     assert "there is no such tunable" in warning
 
 
+FENCED = "[cluster]\nfence command = /bin/true --for me\nfence timeout = 7\n"
+
+
+def test_a_fence_command_needs_a_quorum(tmp_path: Path) -> None:
+    three = "10.0.0.1\n10.0.0.2\n10.0.0.3\n"
+    settings = load_files(tmp_path, nodes=three, ctdb_conf=FENCED).settings
+    assert (settings.fence_command, settings.fence_timeout_s) == ("/bin/true --for me", 7)
+    load_files(tmp_path, nodes="10.0.0.1\n", ctdb_conf=FENCED)
+    with pytest.raises(ConfigError, match=r"ctdb.conf:2: .*: it needs a quorum, or both sides of a split"):
+        load_files(tmp_path, nodes="10.0.0.1\n10.0.0.2\n", ctdb_conf=FENCED)
+    with pytest.raises(ConfigError, match="it needs a quorum"):
+        load_files(tmp_path, nodes=three, ctdb_conf=f"{FENCED}quorum = none\n")
+
+
 @pytest.mark.parametrize(
     ("nodes", "conf", "is_warned"),
     [

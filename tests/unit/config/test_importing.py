@@ -23,6 +23,7 @@ from ctdbpy.config.table import SETTINGS
 from ctdbpy.config.values import (
     read_automatic,
     read_boolean,
+    read_command,
     read_deprecated_lock,
     read_directory,
     read_log_format,
@@ -130,7 +131,8 @@ options = st.fixed_dictionaries(
     optional={
         (row.section, row.option): st.sampled_from(SAMPLES[row.read]) if row.read in SAMPLES else numbers
         for row in SETTINGS
-        if row.option not in ("nodes list", "node address") and row.read not in (read_directory, read_script)
+        if row.option not in ("nodes list", "node address")
+        and row.read not in (read_command, read_directory, read_script)
     },
 )
 

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs the administrator's fence command, which takes the power from a node that was lost.
+
+It is started without a shell as `COMMAND [ARGUMENTS] off PNN ADDRESS`. Status 0 means that the node is
+certainly off, or has been since it was asked; anything else, or no end in time, that nobody knows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from ctdbpy.core.effects import Fence
+from ctdbpy.core.inputs import Fenced, Input
+from ctdbpy.errors import HostError
+from ctdbpy.host.children import Children, Exit
+
+
+class Fences:
+    """Carries out `Fence`; `step` gets what comes of it."""
+
+    def __init__(
+        self,
+        command: str,
+        timeout_s: float,
+        children: Children,
+        step: Callable[[Input], None],
+        spawn: Callable[[str, Coroutine[Any, Any, None]], object],
+        *,
+        may_serve: Callable[[], bool],
+    ) -> None:
+        self._argv = [word for word in re.split(r"[ \t]+", command) if word]
+        self._timeout_s = timeout_s
+        self._children = children
+        self._step = step
+        self._spawn = spawn
+        self._may_serve = may_serve
+
+    def fence(self, wanted: Fence) -> None:
+        """Take a node's power; `Fenced` follows."""
+        self._spawn(f"fence node {wanted.pnn}", self._run(wanted))
+
+    async def _run(self, wanted: Fence) -> None:
+        self._step(Fenced(wanted.pnn, await self._problem(wanted)))
+
+    async def _problem(self, wanted: Fence) -> str:
+        if not self._may_serve():
+            # This host stood still since the core decided: others may lead by now, that node for one.
+            return "this node's lease has run out meanwhile"
+        argv = [*self._argv, "off", str(wanted.pnn), wanted.address]
+        try:
+            ended = await self._children.run(argv, timeout_s=self._timeout_s)
+        except HostError as error:
+            return str(error)
+        return "" if ended.is_success else f"{ended}{_last_line(ended)}"
+
+
+def _last_line(ended: Exit) -> str:
+    lines = [line.strip() for line in ended.output.decode(errors="replace").splitlines() if line.strip()]
+    return f": {lines[-1]}" if lines else ""

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The fence command: how it is run, and what counts as certain."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from ctdbpy.core.effects import Fence
+from ctdbpy.core.inputs import Fenced, Input
+from ctdbpy.daemon.fences import Fences
+from ctdbpy.daemon.tasks import Tasks
+from ctdbpy.host.children import Children
+from tests.unit.daemon.conftest import is_alive, wait_until
+
+LIMIT_S = 30.0
+
+
+def fence(command: str, *, timeout_s: float = LIMIT_S, may_serve: bool = True) -> Fenced:
+    """Have a node fenced, and wait for the word."""
+
+    async def run() -> Input:
+        said: asyncio.Queue[Input] = asyncio.Queue()
+        crashes: list[BaseException] = []
+        children = Children()
+        tasks = Tasks(lambda _name, error: crashes.append(error))
+        fences = Fences(
+            command, timeout_s, children, said.put_nowait, tasks.spawn, may_serve=lambda: may_serve
+        )
+        fences.fence(Fence(2, "10.0.0.3"))
+        async with asyncio.timeout(LIMIT_S):
+            heard = await said.get()
+        assert not crashes
+        assert not children.running
+        return heard
+
+    heard = asyncio.run(run())
+    assert isinstance(heard, Fenced)
+    assert heard.pnn == 2
+    return heard
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    """A fence command that notes its arguments and does what the file `deed` beside it says."""
+    path = tmp_path / "fence"
+    path.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/said\n. {tmp_path}/deed\n')
+    path.chmod(0o755)
+    return path
+
+
+def test_it_is_told_whom_to_switch_off(script: Path) -> None:
+    (script.parent / "deed").write_text("exit 0\n")
+    assert fence(f"{script} --plug  'a;b'").error == ""
+    assert (script.parent / "said").read_text() == "--plug 'a;b' off 2 10.0.0.3\n"
+
+
+def test_whatever_is_not_status_0_is_not_certain(script: Path) -> None:
+    (script.parent / "deed").write_text("echo working; echo the strip is dark >&2; exit 3\n")
+    error = fence(str(script)).error
+    assert "'fence' (process " in error
+    assert error.endswith("ended with status 3: the strip is dark")
+
+
+def test_one_that_hangs_is_ended_with_all_it_started(script: Path) -> None:
+    (script.parent / "deed").write_text("sleep 1000 &\necho $! > $0.child\nwait\n")
+    error = fence(str(script), timeout_s=0.5).error
+    assert "SIGTERM after its time was up" in error
+    child = int((script.parent / "fence.child").read_text())
+    wait_until("what it started is gone", lambda: not is_alive(child))
+
+
+def test_one_that_is_not_there_says_so() -> None:
+    assert "there is no such program" in fence("/etc/nosuch/fence").error
+
+
+def test_a_host_that_stood_still_meanwhile_fences_nobody(script: Path) -> None:
+    (script.parent / "deed").write_text("exit 0\n")
+    assert "lease has run out" in fence(str(script), may_serve=False).error
+    assert not (script.parent / "said").exists()
