@@ -69,7 +69,7 @@ def test_one_that_hangs_is_ended_with_all_it_started(script: Path) -> None:
     error = fence(str(script), timeout_s=0.5).error
     assert "SIGTERM after its time was up" in error
     child = int((script.parent / "fence.child").read_text())
-    wait_until("what it started is gone", lambda: not is_alive(child))
+    wait_until(lambda: not is_alive(child), "the end of what it started")
 
 
 def test_one_that_is_not_there_says_so() -> None:
