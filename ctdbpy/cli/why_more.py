@@ -34,6 +34,7 @@ def explain_recoveries(session: Session) -> None:
         )
         mode = connection.control(Control.GET_RECMODE).status
     found: dict[tuple[int, int], _Answer] = {}
+    fences: dict[tuple[int, int], _Answer] = {}
     for reply in replies.values():
         if reply.status == 0:
             report: ReasonReport = decode_reply(Control.GET_REASONS, reply.data)
@@ -44,11 +45,24 @@ def explain_recoveries(session: Session) -> None:
                         "led_by": event.pnn,
                         "reason": event.text,
                     }
-    newest = [found[key] for key in sorted(found)][-RECOVERIES_MAX:]
-    session.show(
-        {"recovering": mode != RecoveryMode.NORMAL, "answered": sorted(replies), "recoveries": newest},
-        _recoveries_text,
-    )
+                elif event.kind == "fence":
+                    fences[event.wall_us, event.source] = {
+                        "time": moment(event.wall_us),
+                        "told_by": event.source,
+                        "node": event.pnn,
+                        "text": event.text,
+                    }
+    answer = {
+        "recovering": mode != RecoveryMode.NORMAL,
+        "answered": sorted(replies),
+        "recoveries": _newest(found),
+        "fences": _newest(fences),
+    }
+    session.show(answer, _recoveries_text)
+
+
+def _newest(found: dict[tuple[int, int], _Answer]) -> list[_Answer]:
+    return [found[key] for key in sorted(found)][-RECOVERIES_MAX:]
 
 
 def _recoveries_text(answer: _Answer) -> str:
@@ -57,6 +71,10 @@ def _recoveries_text(answer: _Answer) -> str:
         for each in answer["recoveries"]
     ]
     lines = lines or ["no recovery is known to the nodes that answer"]
+    lines += [
+        f"{local(each['time'])} fencing of node {each['node']}: {each['text']} [node {each['told_by']} says]"
+        for each in answer["fences"]
+    ]
     if answer["recovering"]:
         lines.append("one runs now, or waits for a leader: see 'ctdbctl why'")
     return "".join(f"{line}\n" for line in lines)

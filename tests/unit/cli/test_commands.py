@@ -274,3 +274,11 @@ def test_who_reads_no_further_ends_it_quietly(daemon: Daemon) -> None:
     done = in_shell(daemon, "tunable list | head -1")
     assert done.returncode == 0
     assert done.stdout.startswith("TUNABLE") and done.stderr == ""
+
+
+def test_nobody_takes_a_node_for_off_that_runs(run: Run, daemon: Daemon) -> None:
+    done = run("node", "confirm-off", "0", "--yes", socket=daemon.socket)
+    assert done.returncode == 1
+    assert "node 0 is connected: it runs" in done.stderr
+    done = run("node", "confirm-off", "5", "--yes", socket=daemon.socket)
+    assert "there is no node 5" in done.stderr
