@@ -42,15 +42,11 @@ class Fencing:
         self._change: Promise[None] = Promise()
         self._waited_for: tuple[int, ...] = ()
 
-    def lost(self, members: Iterable[int]) -> tuple[int, ...]:
-        """Nodes that may still run, and have to be fenced before others go on without them.
-
-        `members` are those of the maps that other nodes have.
-        """
-        state = self._state
-        if not state.config.fences:
+    def lost(self, serving: Iterable[int]) -> tuple[int, ...]:
+        """Of the nodes that may serve those that have to be fenced before others go on without them."""
+        if not self._state.config.fences:
             return ()
-        return tuple(sorted(pnn for pnn in state.serving.union(members) if self._is_lost(pnn)))
+        return tuple(sorted(pnn for pnn in serving if self._is_lost(pnn)))
 
     async def fence(self, lost: tuple[int, ...]) -> None:
         """Have these nodes fenced; done when one of them is, or is there again, or may be tried again."""

@@ -149,7 +149,7 @@ class Watch:
                 again_s = state.now_s
             elif wait_s > 0:
                 again_s = state.now_s + wait_s
-            elif reason and (lost := self._fencing.lost(_members_of(views))):
+            elif reason and (lost := self._fencing.lost(self._serving(views))):
                 await self._fencing.fence(lost)
                 again_s = state.now_s
             elif reason:
@@ -213,6 +213,18 @@ class Watch:
             frozenset(state.connected()),
         )
 
+    def _serving(self, views: tuple[NodeView, ...]) -> set[int]:
+        """Who may serve by the newest map that a node has: a leader that has just started knows of none.
+
+        Older ones name nodes that others went on without, and that may be off for good reasons since.
+        """
+        newest = latest(view.generation for view in views if view.is_active)
+        found = set(self._state.serving) if self._state.generation == newest else set()
+        for view in views:
+            if view.is_active and view.generation == newest != INVALID_GENERATION:
+                found.update(view.lmasters)
+        return found
+
     def _spread_flags(self, views: list[NodeView], maps: dict[int, NodeMap]) -> None:
         """A node's own view of its flags wins; whoever has another is told."""
         state = self._state
@@ -243,17 +255,6 @@ def _view(node: Peer, nodemap: NodeMap, recmode: int, vnnmap: bytes, capabilitie
         tuple((each.pnn, each.address.host) for each in nodemap.nodes),
         frozenset(each.pnn for each in nodemap.nodes if not each.flags & NodeFlag.DISCONNECTED),
     )
-
-
-def _members_of(views: tuple[NodeView, ...]) -> set[int]:
-    """Who is in the newest map that nodes have: a leader that has just started knows of none.
-
-    An older one names nodes that others went on without, and may have been shut down for good reasons since.
-    """
-    newest = latest(view.generation for view in views if view.is_active)
-    if newest == INVALID_GENERATION:
-        return set()
-    return {pnn for view in views if view.is_active and view.generation == newest for pnn in view.lmasters}
 
 
 async def _replies(answers: list[Promise[Reply]]) -> list[Reply]:

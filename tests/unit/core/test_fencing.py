@@ -169,6 +169,25 @@ def test_a_leader_that_has_just_started_learns_who_was_there() -> None:
     agree(cluster, 1, 2)
 
 
+def test_who_was_off_for_long_has_no_say_in_who_is_lost() -> None:
+    cluster = running()
+    # Node 2 misses that node 0 is shut down in good order, and that the others go on.
+    for other in (0, 1):
+        cluster.cut(2, other)
+    cluster.advance(5)
+    fenced = cluster.nodes[1].node.state.leader
+    assert orders(cluster, fenced) == [2]
+    cluster.give(fenced, Fenced(2))
+    cluster.advance(2)
+    agree(cluster, 0, 1)
+    lose(cluster, 0, Sight.GONE)
+    cluster.advance(5)
+    cluster.link(1, 2)
+    cluster.advance(10)
+    agree(cluster, 1, 2)
+    assert 0 not in orders(cluster, 1) + orders(cluster, 2)
+
+
 def test_nobody_is_fenced_by_those_who_are_too_few() -> None:
     cluster = running(5)
     for pnn in (0, 1, 2):
