@@ -289,6 +289,13 @@ class Lab:
             f"cannot find '{inside}' on the disk of '{host}': it is the machine's own, not the host's"
         )
 
+    def power(self, host: str) -> str:
+        """Whether the host has power: on, off or frozen."""
+        for row in self.status():
+            if row["name"] == host:
+                return str(row["power"])
+        raise LabError(f"cannot tell whether '{host}' has power: there is no such host")
+
     def address(self, host: str, side: str = "public") -> str:
         """The host's fixed address on one side."""
         for row in self.status():

@@ -25,16 +25,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctdbpy.errors import LabError
-from ctdbpy.lab import kernel
+from ctdbpy.lab import kernel, power
 from ctdbpy.lab.places import KEPT_PARTS, LOST_PARTS, Place
 
 REQUEST_BYTES_MAX = 1 << 17
-_OWN_TREES = frozenset(("proc", "sys", "dev", "etc", "run", "tmp", "cluster"))
+_OWN_TREES = frozenset(("proc", "sys", "dev", "etc", "run", "tmp", "cluster", "power"))
 
 
 def main() -> None:
     """Boot the host named on the command line; `ready_fd` gets "ok", or the reason why not, and is closed."""
-    name, root, host, console_fd, ready_fd, shared = sys.argv[1:]
+    name, root, host, console_fd, ready_fd, kind = sys.argv[1:]
     place = Place(name, Path(root))
     ready = int(ready_fd)
     # They were handed to us over an exec; what the host starts must not have them.
@@ -43,7 +43,7 @@ def main() -> None:
     try:
         socket.sethostname(host)
         kernel.make_mounts_private()
-        _build_root(place, host, shares_files=shared == "shared")
+        _build_root(place, host, is_node=kind == "node")
         console = Console(socket.socket(fileno=int(console_fd)))
     except (LabError, OSError) as error:
         os.write(ready, str(error).encode())
@@ -53,7 +53,7 @@ def main() -> None:
     console.serve()
 
 
-def _build_root(place: Place, host: str, *, shares_files: bool) -> None:
+def _build_root(place: Place, host: str, *, is_node: bool) -> None:
     """Compose the host's root, the machine's trees read-only with its own parts over them; enter it."""
     disk = place.disk(host)
     for part in LOST_PARTS:
@@ -74,9 +74,12 @@ def _build_root(place: Place, host: str, *, shares_files: bool) -> None:
     for part in KEPT_PARTS + LOST_PARTS:
         if os.path.isdir(new + part):
             kernel.bind(str(disk / part[1:]), new + part)
-    if shares_files:
+    if is_node:
         os.makedirs(f"{new}/cluster", exist_ok=True)
         kernel.bind(str(place.cluster), f"{new}/cluster")
+        switch = new + os.path.dirname(power.SOCKET)
+        os.makedirs(switch, exist_ok=True)
+        kernel.bind(str(place.power), switch, read_only=True)
     for tree in _program_trees():
         if not os.path.isdir(new + tree):
             os.makedirs(new + tree)

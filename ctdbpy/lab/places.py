@@ -6,6 +6,7 @@ A lab named NAME is one directory:
     keeper.json        pid and start time of the keeper, and of the owner if the lab has one
     keeper.log         what keeper, switch and hosts had to say
     control            Unix socket of the switch
+    power/switch       another one, /power/switch on every node: it knows power alone, and nodes alone
     cluster/           stands in for the cluster file system, /cluster on every node
     hosts/HOST/console Unix socket on which the host takes commands
     hosts/HOST/disk/   the host's own /etc, /run, /tmp and parts of /var
@@ -84,6 +85,10 @@ class Place:
         return self.root / "control"
 
     @property
+    def power(self) -> Path:
+        return self.root / "power"
+
+    @property
     def keeper_log(self) -> Path:
         return self.root / "keeper.log"
 
@@ -141,8 +146,9 @@ def create(name: str) -> Place:
     # Users of a host, who are not root, walk through it to the host's own parts.
     place.root.parent.chmod(0o755)
     place.root.chmod(0o755)
-    place.cluster.mkdir()
-    place.cluster.chmod(0o755)
+    for shared in (place.cluster, place.power):
+        shared.mkdir()
+        shared.chmod(0o755)
     return place
 
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ctdbpy.errors import LabError
+from ctdbpy.lab import power
 from ctdbpy.lab.lab import HostProcess, Lab
 from ctdbpy.lab.waiting import wait_until
 
@@ -32,7 +33,8 @@ class Cluster:
 
     `events` keeps the event scripts that Debian enables; without them no script runs. `scripts` are our own
     event scripts by name ("50.samba"), on either flavour, with `options` as their script.options.
-    `public_addresses`, written as "10.78.0.200/24", are for every node's public side.
+    `public_addresses`, written as "10.78.0.200/24", are for every node's public side. With `fencing`, which
+    Debian's daemon does not know, a lost node loses its power before the others go on.
     """
 
     def __init__(
@@ -47,10 +49,15 @@ class Cluster:
         tunables: Mapping[str, int] | None = None,
         log_level: str = "NOTICE",
         cluster_lock: bool = True,
+        fencing: bool = False,
     ) -> None:
         if flavour not in FLAVOURS:
             raise LabError(
                 f"cannot start a cluster of flavour '{flavour}': give one of {', '.join(FLAVOURS)}"
+            )
+        if fencing and flavour == "debian":
+            raise LabError(
+                "cannot start a cluster of flavour 'debian' with fencing: Debian's ctdbd has no fence command"
             )
         self.lab = lab
         self.flavour = flavour
@@ -61,6 +68,7 @@ class Cluster:
         self._tunables = dict(tunables or {})
         self._log_level = log_level
         self._cluster_lock = cluster_lock
+        self._fencing = fencing
         self._daemons: dict[str, HostProcess] = {}
         self._stale_pids: dict[str, int | None] = {}
 
@@ -207,9 +215,12 @@ class Cluster:
 
     def _configuration(self) -> str:
         # Real-time scheduling needs a privilege that a container's root may not have, on any flavour.
+        cluster = "cluster lock = /cluster/.ctdb/lock\n" if self._cluster_lock else ""
+        if self._fencing:
+            cluster += f"fence command = {sys.executable} -IS {power.__file__}\n"
         return (
             f"[logging]\nlocation = file:{_LOG}\nlog level = {self._log_level}\n"
-            + ("[cluster]\ncluster lock = /cluster/.ctdb/lock\n" if self._cluster_lock else "")
+            + (f"[cluster]\n{cluster}" if cluster else "")
             + "[legacy]\nrealtime scheduling = false\n"
         )
 

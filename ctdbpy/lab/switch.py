@@ -3,7 +3,8 @@
 
 It lives in namespaces of its own, so nothing of the lab touches the machine's network or mounts, and when it
 is killed the kernel ends every host with it. It serves one JSON request per connection on the lab's control
-socket; a request it cannot do is answered with `{"error": ...}`.
+socket; a request it cannot do is answered with `{"error": ...}`. Nodes reach it too, as they would a managed
+power strip: `power` says what they may ask.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from ctdbpy.errors import LabError
-from ctdbpy.lab import disks, kernel
+from ctdbpy.lab import disks, kernel, power
 from ctdbpy.lab.places import Place
 
 SIDES = ("private", "public")
@@ -119,22 +121,21 @@ class Switch:
             disks.prepare(self._place, host.name, addresses)
         self.power_on(list(self._hosts.values()))
 
-    def serve(self, listener: socket.socket) -> None:
-        """Answer requests until told to go down."""
+    def serve(self, control: socket.socket, strip: socket.socket) -> None:
+        """Answer requests until told to go down; what comes by `strip` is from nodes."""
         wakeup, wakeup_write = socket.socketpair()
         wakeup.setblocking(False)
         wakeup_write.setblocking(False)
         signal.set_wakeup_fd(wakeup_write.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         with selectors.DefaultSelector() as selector:
-            selector.register(listener, selectors.EVENT_READ)
-            selector.register(wakeup, selectors.EVENT_READ)
+            for listener, answer in ((control, self._answer), (strip, self._answer_node)):
+                welcome = partial(self._welcome, selector, answer)
+                selector.register(listener, selectors.EVENT_READ, welcome)
+            selector.register(wakeup, selectors.EVENT_READ, lambda _wakeup: wakeup.recv(4096))
             while self._is_up:
                 for key, _events in selector.select():
-                    if key.fileobj is listener:
-                        self._answer(listener)
-                    else:
-                        wakeup.recv(4096)
+                    key.data(key.fileobj)
                     self._reap()
 
     # --- power ------------------------------------------------------------------------------------
@@ -158,7 +159,7 @@ class Switch:
         """Take the power: every process of the host ends at once, and its peers hear nothing of it."""
         pid = self._pid(host)
         # Cables first: the kernel closes a killed process's sockets politely; a dead machine does not.
-        _ip([f"link delete {host.port(side)}" for side in host.sides])
+        _ip([f"link delete {host.port(side)}" for side in host.sides], keep_going=True)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         host.pid = None
@@ -263,27 +264,55 @@ class Switch:
         """End the lab: the kernel kills every host once this process is gone."""
         self._is_up = False
 
-    def _answer(self, listener: socket.socket) -> None:
+    def _welcome(
+        self, selector: selectors.BaseSelector, answer: Callable[[bytes], bytes], listener: socket.socket
+    ) -> None:
         caller, _address = listener.accept()
+        caller.settimeout(_COMMAND_LIMIT_S)
+        # Not read at once: a host may freeze, or lose its power, before its program has asked.
+        selector.register(caller, selectors.EVENT_READ, partial(self._hear, selector, answer))
+
+    @staticmethod
+    def _hear(
+        selector: selectors.BaseSelector, answer: Callable[[bytes], bytes], caller: socket.socket
+    ) -> None:
+        selector.unregister(caller)
         with caller:
-            caller.settimeout(_COMMAND_LIMIT_S)
             try:
                 message = caller.recv(_REQUEST_BYTES_MAX)
-                if not message:
-                    return
-                request = json.loads(message)
-                deed = self._deeds.get(request["deed"])
-                if deed is None:
-                    raise LabError(
-                        f"cannot do '{request['deed']}': the switch knows {', '.join(self._deeds)}"
-                    )
-                answer: dict[str, object] = {"result": deed(request)}
-            except (LabError, OSError) as error:
-                answer = {"error": str(error)}
-            try:
-                caller.send(json.dumps(answer).encode())
+                if message:
+                    caller.send(answer(message))
             except OSError:
                 pass  # The caller did not wait; the deed is done all the same.
+
+    def _answer(self, message: bytes) -> bytes:
+        try:
+            request = json.loads(message)
+            deed = self._deeds.get(request["deed"])
+            if deed is None:
+                raise LabError(f"cannot do '{request['deed']}': the switch knows {', '.join(self._deeds)}")
+            answer: dict[str, object] = {"result": deed(request)}
+        except (LabError, OSError) as error:
+            answer = {"error": str(error)}
+        return json.dumps(answer).encode()
+
+    def _answer_node(self, message: bytes) -> bytes:
+        """What a node's `power` asks, "off 10.77.0.2", with what is so now, "off", or the reason why not."""
+        deed, _blank, address = message.decode(errors="replace").partition(" ")
+        host = next(
+            (each for each in self._hosts.values() if each.is_node and each.address("private") == address),
+            None,
+        )
+        if host is None:
+            return f"no node has the private address '{address}'".encode()
+        try:
+            if deed == "off" and host.pid is not None:
+                self.power_off(host)
+            elif deed == "on" and host.pid is None:
+                self.power_on([host])
+        except (LabError, OSError) as error:
+            return str(error).encode()[: power.MESSAGE_BYTES_MAX]
+        return b"off" if host.pid is None else b"on"
 
     def _reap(self) -> None:
         for host in self._hosts.values():
@@ -322,7 +351,7 @@ class Switch:
                     host.name,
                     str(listener.fileno()),
                     str(ready_write),
-                    "shared" if host.is_node else "apart",
+                    "node" if host.is_node else "client",
                 ]
                 host.pid = _fork_apart(argv, (listener.fileno(), ready_write))
         finally:
@@ -351,19 +380,26 @@ def main(place: Place, nodes: int, clients: int, ready: int) -> None:
     """As process 1 of the lab build and serve it; `ready` gets "ok" or the reason why not."""
     kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWUTS | kernel.CLONE_NEWIPC)
     kernel.make_mounts_private()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as control,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as strip,
+    ):
         try:
             switch = Switch(place, hosts_of(nodes, clients))
-            listener.bind(str(place.control))
-            place.control.chmod(0o600)
-            listener.listen(16)
+            for listener, path in (
+                (control, place.control),
+                (strip, place.power / os.path.basename(power.SOCKET)),
+            ):
+                listener.bind(str(path))
+                path.chmod(0o600)
+                listener.listen(16)
             switch.build()
         except (LabError, OSError) as error:
             os.write(ready, str(error).encode())
             raise
         os.write(ready, b"ok")
         os.close(ready)
-        switch.serve(listener)
+        switch.serve(control, strip)
 
 
 def _fork_apart(argv: list[str], kept: tuple[int, ...]) -> int:
@@ -445,13 +481,16 @@ def _signal(pid: int, number: signal.Signals) -> None:
 def _ip(lines: list[str], *, into: int | None = None, keep_going: bool = False) -> None:
     """Run ip(8) commands in the switch's network, or in that of process `into`."""
     enter = [] if into is None else ["nsenter", f"--net=/proc/{into}/ns/net"]
-    done = subprocess.run(
-        [*enter, "ip", *(["-force"] if keep_going else []), "-batch", "-"],
-        input="\n".join(lines) + "\n",
-        capture_output=True,
-        text=True,
-        timeout=_COMMAND_LIMIT_S,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [*enter, "ip", *(["-force"] if keep_going else []), "-batch", "-"],
+            input="\n".join(lines) + "\n",
+            capture_output=True,
+            text=True,
+            timeout=_COMMAND_LIMIT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise LabError(f"cannot run ip commands {lines}: no end within {error.timeout:g} s") from None
     if done.returncode != 0 and not keep_going:
         raise LabError(f"cannot run ip commands {lines}: {done.stderr.strip() or done.stdout.strip()}")

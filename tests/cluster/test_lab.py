@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ctdbpy.errors import LabError
-from ctdbpy.lab import Lab, places, wait_until
+from ctdbpy.lab import Lab, places, power, wait_until
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -231,6 +231,62 @@ def test_a_frozen_host_stands_still_and_goes_on_when_thawed(lab: Lab) -> None:
     wait_until("it ticks again", lambda: log.read_text() != ticks, timeout_s=5)
     assert ticking.poll() is None
     ticking.kill()
+
+
+def _ask_strip(lab: Lab, host: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-IS", power.__file__, *arguments]
+    return lab.run(host, argv, timeout_s=30, check=False)
+
+
+def test_a_node_takes_the_power_of_a_frozen_one_and_gives_it_back(lab: Lab) -> None:
+    address = lab.address("n1", "private")
+    log = lab.path("n1", "/var/log/x")
+    frozen = lab.spawn("n1", ["sh", "-c", "trap '' TERM INT; while :; do sleep 1; done"], log)
+    lab.cut("n0", "all")
+    lab.freeze("n1")
+    assert lab.power("n1") == "frozen"
+    assert _ask_strip(lab, "n0", "status", "1", address).stdout == "on\n"
+    for _again in range(2):
+        done = _ask_strip(lab, "n0", "off", "1", address)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert lab.power("n1") == "off"
+    assert frozen.wait(timeout_s=5) == -signal.SIGKILL
+    with pytest.raises(LabError, match="cannot reach 'n1': it has no power"):
+        lab.thaw("n1")
+    assert _ask_strip(lab, "n0", "status", "1", address).stdout == "off\n"
+    assert _ask_strip(lab, "n0", "on", "1", address).returncode == 0
+    lab.mend("n0")
+    assert lab.power("n1") == "on"
+    assert _ask_strip(lab, "n1", "status", "1", address).stdout == "on\n", "it has it again after a boot"
+
+
+def test_the_power_strip_says_no_to_what_it_does_not_know_and_clients_do_not_have_it(lab: Lab) -> None:
+    done = _ask_strip(lab, "n0", "off", "2", "10.77.0.9")
+    assert done.returncode == 1
+    assert "cannot switch node 2 (10.77.0.9) off: no node has the private address '10.77.0.9'" in done.stderr
+    done = _ask_strip(lab, "c0", "off", "1", lab.address("n1", "private"))
+    assert done.returncode == 1
+    assert "No such file or directory" in done.stderr
+    done = lab.run("n0", ["rm", power.SOCKET], timeout_s=5, check=False)
+    assert "Read-only file system" in done.stderr
+    assert lab.power("n1") == "on"
+
+
+def test_programs_that_ask_the_power_strip_nothing_keep_nobody_waiting(lab: Lab) -> None:
+    mute = (
+        "import socket; all = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(10)]; "
+        f"[each.connect({power.SOCKET!r}) for each in all]; print('up', flush=True); input()"
+    )
+    log = lab.path("n1", "/var/log/mute")
+    ours, theirs = socket.socketpair()
+    with ours, log.open("wb") as out, open(theirs.detach(), "rb") as given:
+        connected = lab.connect("n1", [sys.executable, "-c", mute], (given, out, out))
+        given.close()
+        wait_until("it is connected", lambda: "up" in log.read_text(), timeout_s=10)
+        lab.freeze("n1")
+        assert _ask_strip(lab, "n0", "off", "1", lab.address("n1", "private")).returncode == 0
+        assert connected.wait(timeout_s=5) == -signal.SIGKILL
+    lab.power_on("n1")
 
 
 def test_an_unknown_host_or_side_is_refused_by_name(lab: Lab) -> None:
