@@ -18,7 +18,12 @@ from tests.tidy.tree import ROOT
 ETC = ROOT / "etc"
 
 # For these the file shows an example instead.
-NO_FIXED_DEFAULT = {("cluster", "cluster lock"), ("cluster", "node address"), ("event", "debug script")}
+NO_FIXED_DEFAULT = {
+    ("cluster", "cluster lock"),
+    ("cluster", "fence command"),
+    ("cluster", "node address"),
+    ("event", "debug script"),
+}
 
 
 def test_the_example_settings_load_without_a_warning() -> None:
@@ -52,7 +57,8 @@ def test_the_example_of_one_file_for_the_cluster_is_read_also_when_uncommented()
         "cluster lock",
         "quorum",
         "location",
-        "leader timeout",
+        "fence command",
+        "fence timeout",
     }
     assert len(file.addresses) == 2
     assert file.tunables == (("MonitorInterval", Tunables().get("MonitorInterval")),)
