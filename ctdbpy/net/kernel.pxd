@@ -35,7 +35,7 @@ cdef extern from "<sys/timerfd.h>" nogil:
 cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int fd, void *buf, size_t n, int flags)
     ssize_t send(int fd, const void *buf, size_t n, int flags)
-    int MSG_DONTWAIT, MSG_NOSIGNAL
+    int MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK
     ctypedef uint32_t socklen_t
     cdef struct sockaddr:
         pass
