@@ -18,14 +18,14 @@ from libcpp.vector cimport vector
 from ctdbpy.errors import HostError
 from ctdbpy.net.kernel cimport (
     CLOCK_BOOTTIME, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR, EPOLLET, EPOLLHUP,
-    EPOLLIN, EPOLLOUT, MSG_DONTWAIT, MSG_NOSIGNAL, TFD_CLOEXEC, TFD_NONBLOCK, TFD_TIMER_ABSTIME, clock_gettime, close,
-    epoll_create1, epoll_ctl, epoll_event, epoll_pwait2, epoll_wait, itimerspec, recv, sched_yield, send,
-    timerfd_create, timerfd_settime, timespec,
+    EPOLLIN, EPOLLOUT, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, TFD_CLOEXEC, TFD_NONBLOCK, TFD_TIMER_ABSTIME,
+    clock_gettime, close, epoll_create1, epoll_ctl, epoll_event, epoll_pwait2, epoll_wait, itimerspec, recv,
+    sched_yield, send, timerfd_create, timerfd_settime, timespec,
 )
 from ctdbpy.net.lease_page cimport LeasePage, load_lease, store_progress
 from ctdbpy.store.connections cimport UPCALL_LEASE_LOST
 from ctdbpy.store.engine cimport Engine
-from ctdbpy.store.engine_types cimport CONN_CLIENT, CONN_FREE, CONN_LINK_OUT, Conn
+from ctdbpy.store.engine_types cimport CONN_CLIENT, CONN_FREE, CONN_LINK_IN, CONN_LINK_OUT, Conn
 
 # Upcalls of the poller's own, for a connection that is slow to read what is sent to it.
 BEHIND = 100    # client_id: more than BEHIND_BYTES wait for it
@@ -42,6 +42,8 @@ cdef enum:
     EVENTS_A_TURN = 128
     READ_BYTES = 65536
     READS_A_TURN = 4
+    # What is more comes in a stream, and is read as one.
+    PEEK_BYTES = 4096
     # After this long without traffic a spin would only burn the processor.
     SPIN_IDLE_US = 20000
     # A processor given away and not had back for so long is wanted by somebody else.
@@ -87,12 +89,18 @@ cdef class Poller:
     cdef int spin_score
     cdef int spin_rest
     cdef vector[int] behind
+    # Whether one connection alone has something to read, and what of it was handled but still has to be taken.
+    cdef cbool is_alone
+    cdef Conn *peeked
+    cdef size_t peeked_bytes
+    cdef char taken[PEEK_BYTES]
     cdef epoll_event events[EVENTS_A_TURN]
 
     def __init__(self, Engine engine):
         self.engine = engine
         self.inner_fd = -1
         self.timer_fd = -1
+        self.peeked = NULL
         self.rings_us = 0
         self.spin_us = 0
         self.epfd = epoll_create1(EPOLL_CLOEXEC)
@@ -371,6 +379,7 @@ cdef class Poller:
         cdef int i
         cdef Conn *conn
         cdef uint32_t mask
+        self.is_alone = n == 1
         for i in range(n):
             if self.events[i].data.u64 == INNER:
                 self.inner_ready = True
@@ -389,15 +398,24 @@ cdef class Poller:
                 self.read(conn)
 
     cdef void read(self, Conn *conn) noexcept nogil:
+        """Handle what a connection has sent.
+
+        A lone packet of a node is only looked at, and taken from the kernel when the answers are under way: taking it
+        has the kernel acknowledge every other one, and somebody waits for the answer.
+        """
         cdef int i
         cdef ssize_t got
+        cdef cbool peeks = self.is_alone and conn.kind == CONN_LINK_IN
         cdef char *room
         for i in range(READS_A_TURN):
             room = conn.inbound.reserve(READ_BYTES)
             if room == NULL:
                 self.engine.end(conn, b"out of memory for what it sends")
                 return
-            got = recv(conn.fd, room, READ_BYTES, MSG_DONTWAIT)
+            if peeks:
+                got = recv(conn.fd, room, PEEK_BYTES, MSG_DONTWAIT | MSG_PEEK)
+            else:
+                got = recv(conn.fd, room, READ_BYTES, MSG_DONTWAIT)
             if got < 0:
                 if errno != EAGAIN and errno != EINTR:
                     self.engine.end(conn, strerror(errno))
@@ -408,10 +426,23 @@ cdef class Poller:
             if conn.kind == CONN_LINK_OUT:
                 self.engine.end(conn, b"data on the outgoing side of a link")
                 return
+            if peeks:
+                peeks = False
+                if got == PEEK_BYTES:
+                    continue
+                self.peeked = conn
+                self.peeked_bytes = <size_t>got
             self.engine.received(conn, <size_t>got)
             # Controls take Python's time: no more of them in one turn than one read has.
             if conn.closing or got < READ_BYTES or not self.engine.upcalls.empty():
                 return
+
+    cdef void take_peeked(self) noexcept nogil:
+        """Take from the kernel what was handled already."""
+        if recv(self.peeked.fd, self.taken, self.peeked_bytes, MSG_DONTWAIT) != <ssize_t>self.peeked_bytes:
+            # Or it would be handled once more.
+            self.engine.end(self.peeked, b"what it has sent cannot be taken")
+        self.peeked = NULL
 
     cdef void write(self, Conn *conn) noexcept nogil:
         cdef ssize_t put
@@ -435,7 +466,7 @@ cdef class Poller:
             epoll_ctl(self.epfd, EPOLL_CTL_MOD, conn.fd, &event)
 
     cdef void flush(self) noexcept nogil:
-        """Offer the kernel what the turn has produced, then let go of ended connections."""
+        """Offer the kernel what the turn has produced, take what it still has; then let go of ended connections."""
         cdef size_t i
         cdef Conn *conn
         for i in range(self.engine.dirty.size()):
@@ -447,6 +478,8 @@ cdef class Poller:
                 self.behind.push_back(conn.slot)
                 self.engine.upcall(UPCALL_BEHIND, conn.id, 0, NULL, 0)
         self.engine.dirty.clear()
+        if self.peeked != NULL:
+            self.take_peeked()
         if self.behind.size():
             self.look_behind()
         if self.engine.ended.size() == 0:
