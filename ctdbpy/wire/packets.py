@@ -163,7 +163,10 @@ class ReqDmaster(_Packet):
 
 @dataclass(frozen=True, slots=True)
 class ReplyDmaster(_Packet):
-    """The record arrives at its new dmaster."""
+    """The record arrives at its new dmaster.
+
+    `former` is the pnn of the dmaster before, plus one; 0 for not told. To upstream it is padding.
+    """
 
     OPERATION: ClassVar[Operation] = Operation.REPLY_DMASTER
 
@@ -172,18 +175,18 @@ class ReplyDmaster(_Packet):
     key: bytes
     data: bytes = b""
     record_flags: int = 0
+    former: int = 0
 
     def _body(self) -> bytes:
-        head = self._pack(_REPLY_DMASTER, self.db_id, self.rsn, len(self.key), len(self.data))
+        head = self._pack(_REPLY_DMASTER, self.db_id, self.former, self.rsn, len(self.key), len(self.data))
         return head + self.key + self.data + self._pack(_U32, self.record_flags)
 
     @classmethod
     def _read(cls, header: Common, body: Reader) -> Self:
-        db_id = body.u32("db_id")
-        body.skip(4)
+        db_id, former = body.u32("db_id"), body.u32("former")
         rsn, keylen, datalen = body.u64("rsn"), body.u32("keylen"), body.u32("datalen")
         key, data = body.take(keylen, "key"), body.take(datalen, "data")
-        return cls(*header, db_id, rsn, key, data, _read_record_flags(body))
+        return cls(*header, db_id, rsn, key, data, _read_record_flags(body), former)
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +319,7 @@ _U32: Final = struct.Struct("=I")
 _STATUS_LENGTH: Final = struct.Struct("=iI")
 _REQ_CALL: Final = struct.Struct("=6I")
 _REQ_DMASTER: Final = struct.Struct("=I4xQIII")
-_REPLY_DMASTER: Final = struct.Struct("=I4xQII")
+_REPLY_DMASTER: Final = struct.Struct("=IIQII")
 _REQ_MESSAGE: Final = struct.Struct("=QI")
 _REQ_CONTROL: Final = struct.Struct("=I4xQIII")
 _REPLY_CONTROL: Final = struct.Struct("=iII")
