@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Calls of clients that another node answers: sent, remembered, answered, repeated.
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 from libcpp cimport bool as cbool
 from libcpp.deque cimport deque
 from libcpp.vector cimport vector
@@ -30,11 +30,15 @@ cdef class Calls(Waiting):
     cdef vector[Pending] pending
     cdef vector[uint32_t] pending_free
     cdef cbool fetch_collapse
+    cdef vector[uint8_t] doubts      # how often of late a record was not where it was supposed to be, by hash
 
     cdef cbool collapse(self, Db *db, const char *key, uint32_t keylen, uint32_t client_id, const char *p,
                         size_t n) noexcept nogil
     cdef void send_call(self, Db *db, uint32_t dmaster, uint32_t client_id, const char *p, size_t n,
                         const char *key, uint32_t keylen) noexcept nogil
+    cdef uint32_t whom_to_ask(self, Db *db, Pending *pending, uint32_t dmaster) noexcept nogil
+    cdef uint8_t *doubt(self, Pending *pending) noexcept nogil
+    cdef void learn(self, Pending *pending, uint32_t former) noexcept nogil
     cdef void answer(self, uint32_t client_id, uint32_t reqid, uint32_t callid, int status, Header *header,
                      const char *data, uint32_t datalen) noexcept nogil
     cdef Pending *pending_of(self, uint32_t reqid) noexcept nogil

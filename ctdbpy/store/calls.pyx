@@ -10,13 +10,13 @@ Source: REQ_CALL, REPLY_CALL and REPLY_ERROR of the ctdb protocol.
 """
 
 from cython.operator cimport dereference, preincrement
-from libc.stdint cimport int32_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 from libcpp cimport bool as cbool
 from libcpp.deque cimport deque
 
 from ctdbpy.store.engine_types cimport (
-    CONN_CLIENT, Conn, Db, Header, Pending, Queued, load32, store32,
+    CONN_CLIENT, Conn, Db, Header, Pending, Queued, hash64, load32, store32,
 )
 from ctdbpy.store.waiting cimport DONE, Waiting
 
@@ -25,6 +25,10 @@ cdef enum:
     SLOTS_MAX = 1 << SLOT_BITS
     SLOT_MASK = SLOTS_MAX - 1
     TURN_MASK = (1 << (32 - SLOT_BITS)) - 1
+    DOUBTS = 4096
+    # Records that many want at random are seldom doubted so much, for they are where they went last more often than not.
+    DOUBTED = 6
+    DOUBT_MAX = 7
 
 
 cdef class Calls(Waiting):
@@ -77,7 +81,7 @@ cdef class Calls(Waiting):
         if self.fetch_collapse:
             self.keybuf.assign(key, keylen)
             db.in_flight[self.keybuf]
-        q = self.packet_to_node(dmaster, OP_REQ_CALL, n, (pending.turn << SLOT_BITS) | slot, self.pnn)
+        q = self.packet_to_node(self.whom_to_ask(db, pending, dmaster), OP_REQ_CALL, n, (pending.turn << SLOT_BITS) | slot, self.pnn)
         if q == NULL:
             # No link: the call stays pending. The node is about to be declared dead and the
             # recovery that follows repeats the call.
@@ -88,6 +92,38 @@ cdef class Calls(Waiting):
             store32(q + 40, CALL_FETCH_WITH_HEADER)
         else:
             store32(q + 32, flags & ~<uint32_t>CALL_WANT_READONLY)
+
+    # -- whom to ask -----------------------------------------------------------------
+
+    cdef uint32_t whom_to_ask(self, Db *db, Pending *pending, uint32_t dmaster) noexcept nogil:
+        """The node that this one gave the record to, or its lmaster where the record has often moved on since.
+
+        Asking the former in vain costs a packet, asking the lmaster in vain, too. Who really had the record is told with it.
+        """
+        cdef uint32_t lmaster = self.lmaster(pending.key.data(), <uint32_t>pending.key.size())
+        pending.supposed = self.pnn
+        if lmaster == self.pnn or lmaster == dmaster or pending.readonly:
+            return dmaster
+        pending.supposed = dmaster
+        return lmaster if self.doubt(pending)[0] >= DOUBTED and self.reachable(lmaster) else dmaster
+
+    cdef uint8_t *doubt(self, Pending *pending) noexcept nogil:
+        if self.doubts.size() == 0:
+            self.doubts.resize(DOUBTS)
+        return &self.doubts[(hash64(pending.key.data(), pending.key.size()) ^ pending.db_id) % DOUBTS]
+
+    cdef void learn(self, Pending *pending, uint32_t former) noexcept nogil:
+        """The record has come, and `former` had it: whatever is no node's number says nothing."""
+        cdef uint8_t *doubt
+        if pending.supposed == self.pnn or former == self.pnn or former >= self.node_flags.size():
+            return
+        doubt = self.doubt(pending)
+        if former != pending.supposed:
+            doubt[0] = min(<int>doubt[0] + 1, <int>DOUBT_MAX)
+        elif doubt[0] > 0:
+            doubt[0] -= 1
+
+    # -- answers ---------------------------------------------------------------------
 
     cdef void answer(self, uint32_t client_id, uint32_t reqid, uint32_t callid, int status, Header *header,
                      const char *data, uint32_t datalen) noexcept nogil:

@@ -142,6 +142,7 @@ struct Pending {
     uint32_t db_id = 0;
     uint64_t start_us = 0;
     bool readonly = false;       // asked for a read-only copy
+    uint32_t supposed = 0;       // who had the record as far as was known here; `pnn` of the engine: that was certain
     std::string key;
     std::string packet;          // the client's packet, to send it again after a recovery
 };

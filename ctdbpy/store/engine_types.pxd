@@ -69,7 +69,7 @@ cdef extern from "engine_types.hpp" namespace "ctdbpy" nogil:
 
     cppclass Pending:
         cbool used, readonly
-        uint32_t turn, client_id, db_id
+        uint32_t turn, client_id, db_id, supposed
         uint64_t start_us
         string key, packet
 

@@ -20,10 +20,10 @@ cdef class Ownership(Delegation):
     cdef int give_away(self, Db *db, const char *key, uint32_t keylen, Header *header, uint32_t requester,
                        uint32_t reqid) noexcept nogil
     cdef cbool send_dmaster(self, uint32_t operation, uint32_t destnode, uint32_t reqid, Db *db, Header *header,
-                            uint32_t dmaster, const char *key, uint32_t keylen, const char *data,
+                            uint32_t dmaster, uint32_t former, const char *key, uint32_t keylen, const char *data,
                             uint32_t datalen) noexcept nogil
     cdef int dmaster_packet(self, char *p, size_t n, cbool queued) noexcept nogil
     cdef int serve_lmaster(self, Db *db, const char *key, uint32_t keylen, const char *data, uint32_t datalen,
                            uint64_t rsn, uint32_t flags, char *p) noexcept nogil
     cdef int become_dmaster(self, Db *db, const char *key, uint32_t keylen, const char *data, uint32_t datalen,
-                            uint64_t rsn, uint32_t flags, uint32_t reqid) noexcept nogil
+                            uint64_t rsn, uint32_t flags, uint32_t reqid, uint32_t former) noexcept nogil

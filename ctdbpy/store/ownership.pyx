@@ -216,21 +216,26 @@ cdef class Ownership(Delegation):
         if not self.store(db, key, keylen, header, data, datalen):
             return FAILED
         if lmaster == self.pnn:
-            self.send_dmaster(OP_REPLY_DMASTER, requester, reqid, db, header, requester, key, keylen, data, datalen)
+            self.send_dmaster(OP_REPLY_DMASTER, requester, reqid, db, header, requester, self.pnn, key, keylen, data,
+                              datalen)
         else:
-            self.send_dmaster(OP_REQ_DMASTER, lmaster, reqid, db, header, requester, key, keylen, data, datalen)
+            self.send_dmaster(OP_REQ_DMASTER, lmaster, reqid, db, header, requester, self.pnn, key, keylen, data,
+                              datalen)
         return DONE
 
     cdef cbool send_dmaster(self, uint32_t operation, uint32_t destnode, uint32_t reqid, Db *db, Header *header,
-                            uint32_t dmaster, const char *key, uint32_t keylen, const char *data,
+                            uint32_t dmaster, uint32_t former, const char *key, uint32_t keylen, const char *data,
                             uint32_t datalen) noexcept nogil:
-        """Send a record; its flags follow the data and are not counted in its length."""
+        """Send a record; its flags follow the data and are not counted in its length.
+
+        The new dmaster is told who had it, in what is padding to upstream: pnn + 1, as upstream leaves 0 there.
+        """
         cdef size_t at = REQ_DMASTER_DATA if operation == OP_REQ_DMASTER else REPLY_DMASTER_DATA
         cdef char *q = self.packet_to_node(destnode, operation, at + keylen + datalen + 4, reqid, self.pnn)
         if q == NULL:
             return False
         store32(q + 32, db.db_id)
-        store32(q + 36, 0)
+        store32(q + 36, former + 1 if operation == OP_REPLY_DMASTER else 0)
         store64(q + 40, header.rsn)
         if operation == OP_REQ_DMASTER:
             store32(q + 48, dmaster)
@@ -277,7 +282,8 @@ cdef class Ownership(Delegation):
             if operation == OP_REQ_DMASTER:
                 verdict = self.serve_lmaster(db, key, keylen, data, datalen, load64(p + 40), flags, p)
             else:
-                verdict = self.become_dmaster(db, key, keylen, data, datalen, load64(p + 40), flags, reqid)
+                verdict = self.become_dmaster(db, key, keylen, data, datalen, load64(p + 40), flags, reqid,
+                                              load32(p + 36) - 1)
             self.unlock(db, key, keylen)
         if self.answered:
             self.finish_pending(reqid)
@@ -299,17 +305,17 @@ cdef class Ownership(Delegation):
             self.complain(b"dmaster", db, sender)
             return DONE
         if dmaster == self.pnn:
-            return self.become_dmaster(db, key, keylen, data, datalen, rsn, flags, reqid)
+            return self.become_dmaster(db, key, keylen, data, datalen, rsn, flags, reqid, sender)
         header.rsn = rsn
         header.flags = flags
         header.dmaster = dmaster
         if not self.store(db, key, keylen, &header, data, datalen):
             return FAILED
-        self.send_dmaster(OP_REPLY_DMASTER, dmaster, reqid, db, &header, dmaster, key, keylen, data, datalen)
+        self.send_dmaster(OP_REPLY_DMASTER, dmaster, reqid, db, &header, dmaster, sender, key, keylen, data, datalen)
         return DONE
 
     cdef int become_dmaster(self, Db *db, const char *key, uint32_t keylen, const char *data, uint32_t datalen,
-                            uint64_t rsn, uint32_t flags, uint32_t reqid) noexcept nogil:
+                            uint64_t rsn, uint32_t flags, uint32_t reqid, uint32_t former) noexcept nogil:
         """Own a record (its chain is locked): store it, then answer the call that asked for it, if it still waits."""
         cdef Pending *pending = self.pending_for(reqid, db, key, keylen)
         cdef Header header
@@ -326,6 +332,7 @@ cdef class Ownership(Delegation):
             return DONE
         if pending.client_id != 0:
             self.note_arrival(db, key, keylen, data, datalen)
+        self.learn(pending, former)
         self.answer_pending(pending, 0, &header, data, datalen)
         self.answered = True
         return DONE

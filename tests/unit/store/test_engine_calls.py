@@ -280,7 +280,7 @@ def test_an_owner_stores_before_it_gives_away() -> None:
     for key in (mine, other):
         engine.feed_link(IN, ReqCall(GENERATION, 0, 1, 8, 1, DB, CallId.NULL, 2, key).encode())
     assert decoded(engine.take_link(OUT)) == [
-        ReplyDmaster(GENERATION, 1, 0, 8, DB, 3, mine, b"a", 0x10000),
+        ReplyDmaster(GENERATION, 1, 0, 8, DB, 3, mine, b"a", 0x10000, former=1),
         ReqDmaster(GENERATION, 1, 0, 8, DB, 5, 1, other, b"b", 0x10000),
     ]
     assert engine.tdb(DB).fetch(mine) == record(3, 1, b"a", 0x10000)
