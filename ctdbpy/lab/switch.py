@@ -159,6 +159,7 @@ class Switch:
         """Take the power: every process of the host ends at once, and its peers hear nothing of it."""
         pid = self._pid(host)
         # Cables first: the kernel closes a killed process's sockets politely; a dead machine does not.
+        # They may be gone already, from an attempt that got no further.
         _ip([f"link delete {host.port(side)}" for side in host.sides], keep_going=True)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
