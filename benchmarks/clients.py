@@ -36,8 +36,9 @@ _RC_LOCAL = (
 class Served:
     """One flavour's cluster that serves SMB clients inside the block."""
 
-    def __init__(self, flavour: str) -> None:
+    def __init__(self, flavour: str, *, fencing: bool = False) -> None:
         self.flavour = flavour
+        self.fencing = fencing
         # The prober has a host of its own: answers to it tell the host it asks from who has an address.
         self.lab = Lab(nodes=NODES, clients=2)
         # Without a cluster lock: a leader that hangs or is cut off would keep it in this lab, as no file
@@ -49,6 +50,7 @@ class Served:
             scripts=("50.samba",) if flavour == "ctdbpy" else (),
             public_addresses=[f"{address}/24" for address in ADDRESSES],
             cluster_lock=False,
+            fencing=fencing,
         )
         self.samba = Samba(self.lab)
         self._pipes: dict[str, Pipe] = {}
@@ -211,7 +213,8 @@ class Served:
         """Copy the daemons' logs."""
         folder.mkdir(parents=True, exist_ok=True)
         for host in self.lab.nodes:
-            shutil.copy(self.cluster.log(host), folder / f"{self.flavour}-{name}-{host}.log")
+            mark = "-fencing" if self.fencing else ""
+            shutil.copy(self.cluster.log(host), folder / f"{self.flavour}{mark}-{name}-{host}.log")
 
     def _say_logs(self) -> None:
         for host in self.lab.nodes:

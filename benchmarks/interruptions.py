@@ -37,6 +37,8 @@ class Run:
         late: Acknowledged blocks over which something older was written.
         lost: Acknowledged blocks that are not there.
         course: What befell the client that was interrupted.
+        fencing: Whether the cluster has a fence command.
+        off: Whether the host had no power then.
     """
 
     flavour: str
@@ -51,12 +53,15 @@ class Run:
     late: int
     lost: int
     course: tuple[str, ...]
+    fencing: bool = False
+    off: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is done to a host, and how it is mended; the longest interruption that is wanted.
+    """What is done to a host, and how it is mended if it has power; the longest interruption that is wanted.
 
+    With fencing a host that `is_lost` has none afterwards, and every other one keeps it.
     Strikes come at different times within `phase_s`, for what depends on when the next health check is due.
     """
 
@@ -65,6 +70,7 @@ class Fault:
     middle_s: float | None
     most_s: float | None
     phase_s: float = 0.0
+    is_lost: bool = False
 
 
 def _survivor(served: Served, victim: str) -> str:
@@ -111,24 +117,27 @@ def _tool(verb: str) -> Callable[[Served, str], None]:
 
 
 FAULTS: dict[str, Fault] = {
-    "power": Fault(lambda served, victim: served.lab.power_off(victim), _boot, 1.0, 1.5),
+    "power": Fault(lambda served, victim: served.lab.power_off(victim), _boot, 1.0, 1.5, is_lost=True),
     "unplugged": Fault(
         lambda served, victim: served.lab.cut(victim),
         lambda served, victim: served.lab.mend(victim),
         1.0,
         1.5,
+        is_lost=True,
     ),
     "private": Fault(
         lambda served, victim: served.lab.cut(victim, "private", manner="silent"),
         lambda served, victim: served.lab.mend(victim),
         1.0,
         1.5,
+        is_lost=True,
     ),
     "frozen": Fault(
         lambda served, victim: served.lab.freeze(victim),
         lambda served, victim: served.lab.thaw(victim),
         1.0,
         1.5,
+        is_lost=True,
     ),
     "daemon": Fault(_kill_daemon, _start_daemon, 1.0, 1.5),
     "smbd": Fault(
@@ -158,7 +167,12 @@ def strike(served: Served, name: str, number: int) -> Run:
     mended_ns = time.monotonic_ns()
     interruption, course = served.longest(hit, began_ns, mended_ns)
     spared = max(served.longest(each, began_ns, mended_ns)[0] for each in held if each != hit)
-    fault.mend(served, victim)
+    is_off = served.lab.power(victim) == "off"
+    if is_off:
+        served.lab.mend(victim)
+        _boot(served, victim)
+    else:
+        fault.mend(served, victim)
     served.wait_spread()
     served.wait_writing(time.monotonic_ns(), for_ns=SETTLED_NS)
     back = max(served.longest(each, mended_ns, time.monotonic_ns())[0] for each in held)
@@ -176,18 +190,26 @@ def strike(served: Served, name: str, number: int) -> Run:
         late=late,
         lost=lost,
         course=tuple(course),
+        fencing=served.fencing,
+        off=is_off,
     )
 
 
 def measure(
-    flavour: str, faults: Sequence[str], rounds: int, save: Path | None, logs: Path | None
+    flavour: str,
+    faults: Sequence[str],
+    rounds: int,
+    save: Path | None,
+    logs: Path | None,
+    *,
+    fencing: bool = False,
 ) -> list[Run]:
     """So many rounds of these faults with one flavour's daemons; fewer if one is not got over."""
     runs: list[Run] = []
     for name in faults:
         try:
             # A lab for each fault: what one leaves behind is not measured in the next.
-            with Served(flavour) as served:
+            with Served(flavour, fencing=fencing) as served:
                 for number in range(rounds):
                     runs.append(strike(served, name, number))
                     print(f"  {_line(runs[-1])}", flush=True)
@@ -202,24 +224,29 @@ def measure(
 
 
 def _line(run: Run) -> str:
-    who = f"{run.flavour}, {run.fault}{', the leader' if run.led else ''}"
+    who = f"{run.flavour}, {run.fault}{', the leader' if run.led else ''}{', off' if run.off else ''}"
     spared = f"others {run.others:.3f} s, back {run.back:.3f} s, twice {run.double:.3f} s"
     return f"{who}: {run.interruption:.3f} s, {spared}, late {run.late}, lost {run.lost}, load {run.load:.1f}"
 
 
 def render(runs: Sequence[Run]) -> str:
     """A table of medians, least and most, and what was aimed at."""
-    lines = [f"{'s':<26}{'Debian':>26}{'ctdbpy':>26}  wanted"]
+    columns = {("debian", False): "Debian", ("ctdbpy", False): "ctdbpy"}
+    if any(run.fencing for run in runs):
+        columns["ctdbpy", True] = "ctdbpy, fencing"
+    lines = [f"{'s':<26}{''.join(f'{title:>26}' for title in columns.values())}  wanted"]
     for name, fault in FAULTS.items():
+        found = [
+            [run for run in runs if (run.flavour, run.fencing, run.fault) == (*column, name)]
+            for column in columns
+        ]
+        if not any(found):
+            continue
         for figure in ("interruption", "others", "back", "double", "late", "lost"):
-            columns = [
-                [getattr(run, figure) for run in runs if (run.flavour, run.fault) == (flavour, name)]
-                for flavour in ("debian", "ctdbpy")
-            ]
-            if not any(columns):
-                continue
-            line = f"{f'{name}: {figure}':<26}" + "".join(f"{_spread(each):>26}" for each in columns)
-            ours = columns[1]
+            figures = [[getattr(run, figure) for run in each] for each in found]
+            line = f"{f'{name}: {figure}':<26}" + "".join(f"{_spread(each):>26}" for each in figures)
+            # With runs of ours of both kinds, those with fencing are judged.
+            ours: list[float] = next((each for each in reversed(figures[1:]) if each), [])
             if ours and figure == "interruption":
                 line += _verdict(statistics.median(ours), fault.middle_s, "median")
                 line += _verdict(max(ours), fault.most_s, "most")
@@ -227,6 +254,10 @@ def render(runs: Sequence[Run]) -> str:
                 limit = {"others": 1.0, "back": 1.0, "double": 0.2, "late": 0.0, "lost": 0.0}.get(figure)
                 line += _verdict(max(ours), limit, "most")
             lines.append(line)
+        if fenced := [run.off for run in found[-1] if run.fencing]:
+            said = f"{sum(fenced)} of {len(fenced)}"
+            reached = "met" if all(off == fault.is_lost for off in fenced) else "MISSED"
+            lines.append(f"{f'{name}: off':<26}{said:>78}  {'all' if fault.is_lost else 'none'} {reached}")
     return "\n".join(lines)
 
 
@@ -257,6 +288,7 @@ def main() -> int:
     parser.add_argument("faults", nargs="*", help=f"of {', '.join(FAULTS)}; default: all")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--only", choices=("debian", "ctdbpy"), help="measure one daemon alone")
+    parser.add_argument("--fencing", action="store_true", help="ours alone, with a fence command")
     parser.add_argument("--save", type=Path, help="append every run to this file")
     parser.add_argument("--beside", type=Path, help="runs saved earlier, for the table")
     parser.add_argument("--logs", type=Path, help="keep the daemons' logs in this directory")
@@ -264,13 +296,19 @@ def main() -> int:
     unknown = set(options.faults) - set(FAULTS)
     if unknown:
         parser.error(f"unknown faults: {', '.join(sorted(unknown))}")
+    if options.fencing:
+        if options.only == "debian":
+            parser.error("Debian's ctdbd has no fence command")
+        options.only = "ctdbpy"
     print(machine(), flush=True)
     runs = load(options.beside) if options.beside else []
     faults = options.faults or list(FAULTS)
     wanted = len(runs)
     for flavour in ("debian", "ctdbpy"):
         if options.only in (None, flavour):
-            runs += measure(flavour, faults, options.rounds, options.save, options.logs)
+            runs += measure(
+                flavour, faults, options.rounds, options.save, options.logs, fencing=options.fencing
+            )
             wanted += len(faults) * options.rounds
     print(render(runs), flush=True)
     return 0 if len(runs) == wanted else 1

@@ -74,6 +74,23 @@ def test_the_table_says_what_was_missed() -> None:
     assert not any(line.startswith("frozen") for line in lines)
 
 
+def test_runs_with_fencing_have_a_column_of_their_own_that_says_who_lost_power() -> None:
+    frozen = dataclasses.replace(RUN, fault="frozen", late=3)
+    fenced = dataclasses.replace(RUN, fault="frozen", fencing=True, off=True, interruption=0.8)
+    killed = dataclasses.replace(RUN, fault="daemon", fencing=True)
+    lines = render([frozen, fenced, killed, dataclasses.replace(killed, off=True)]).splitlines()
+
+    def line(begin: str) -> str:
+        return " ".join(next(line for line in lines if line.startswith(begin)).split())
+
+    assert lines[0].split() == ["s", "Debian", "ctdbpy", "ctdbpy,", "fencing", "wanted"]
+    assert "- 0.70 (0.70 .. 0.70) x1 0.80 (0.80 .. 0.80) x1 median <= 1 met" in line("frozen: interruption")
+    assert line("frozen: late").endswith("3.00 (3.00 .. 3.00) x1 0.00 (0.00 .. 0.00) x1 most <= 0 met")
+    assert line("frozen: off").endswith("1 of 1 all met")
+    assert line("daemon: off").endswith("1 of 2 none MISSED")
+    assert not any(line.startswith("frozen: off") for line in render([frozen]).splitlines())
+
+
 def test_saved_runs_are_read_again(tmp_path: Path) -> None:
     saved = tmp_path / "runs"
     saved.write_text(json.dumps(dataclasses.asdict(RUN)) + "\n")
