@@ -125,7 +125,9 @@ class Scene:
 def cluster() -> Iterator[Cluster]:
     """Three nodes; a majority is enough to go on. The daemon of the last one does not run yet."""
     with Lab(nodes=3, clients=0) as lab:
-        cluster = Cluster(lab, "ctdbpy", cluster_lock=False, fencing=True)
+        # A machine that is too busy for half a second must not cost a node its power.
+        patient = {"HeartbeatLimit": 15}
+        cluster = Cluster(lab, "ctdbpy", cluster_lock=False, fencing=True, tunables=patient)
         cluster.configure()
         for host in lab.nodes[:2]:
             cluster.start(host)
