@@ -17,6 +17,7 @@ from typing import Final
 from ctdbpy.core.effects import LogLevel
 from ctdbpy.core.inputs import LockOutcome
 from ctdbpy.core.leader.cluster_lock import ClusterLock
+from ctdbpy.core.procedures import Promise
 from ctdbpy.core.routing import Routing
 from ctdbpy.core.state import DEAD, NOBODY, Quorum, State
 from ctdbpy.errors import ProtocolError
@@ -258,6 +259,24 @@ class Election:
                     self.force("no leader was heard")
         if self._broadcast_s is not None and now_s >= self._broadcast_s:
             self._broadcast()
+
+    def retake_lock(self) -> Promise[None]:
+        """Done when a leader without the cluster lock has tried once more: its holder may have died just now.
+
+        The others look in each recovery whether the lock could be had, and take it for useless if so.
+        """
+        promise: Promise[None] = Promise()
+        if not self._leads or not self._lock.is_needed or self._lock.is_held:
+            promise.resolve(None)
+            return promise
+
+        def answered(outcome: LockOutcome, text: str) -> None:
+            self._lock_answered(outcome, text)
+            promise.resolve(None)
+
+        self._take_again_s = None
+        self._lock.take(answered)
+        return promise
 
     def resign(self, reason: str) -> None:
         """Lead no more: say so, and let a claim that loses to everybody call the others to claim."""

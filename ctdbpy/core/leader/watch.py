@@ -26,6 +26,8 @@ from ctdbpy.wire.controls import Control
 from ctdbpy.wire.srvids import SRVID_RECOVERY_WANTED
 from ctdbpy.wire.structures import NodeFlagChange, NodeMap, VnnMap
 
+#: A leader without the cluster lock tries for it so long before a recovery.
+LOCK_WAIT_S: Final = 0.1
 #: Of a reason in words, so much is sent to the leader.
 WORDS_MAX: Final = 512
 _ASKED = (Control.GET_NODEMAP, Control.GET_RECMODE, Control.GETVNNMAP, Control.GET_CAPABILITIES)
@@ -140,6 +142,8 @@ class Watch:
         state = self._state
         members = self._members()
         again_s = state.now_s + max(state.tunables.recover_interval, 1)
+        if state.is_recovering:
+            await self._runner.limit(self._election.retake_lock(), LOCK_WAIT_S, None)
         views = await self._views()
         if views is not None:
             reason = reason_to_recover(state.pnn, views, state.recovery_wanted, may_compare=self.may_compare)

@@ -9,6 +9,7 @@ from ctdbpy.core.effects import DropLock, Effect, Log, LogLevel, TakeLock
 from ctdbpy.core.inputs import LockAnswered, LockLost, LockOutcome
 from ctdbpy.core.leader.cluster_lock import LOCK_TIMEOUT_S
 from ctdbpy.core.state import NOBODY, Quorum
+from ctdbpy.wire.codecs import U32
 from ctdbpy.wire.constants import RecoveryMode, RunState
 from ctdbpy.wire.controls import Control
 from tests.unit.core.clusters import Cluster
@@ -211,6 +212,19 @@ def test_a_majority_leads_although_a_stranger_holds_the_lock() -> None:
     cluster.holder = None
     cluster.advance(2)
     cluster.is_one_led_by(leader)
+
+
+def test_a_lock_that_its_holder_left_just_now_is_the_leaders_before_anybody_looks() -> None:
+    cluster = LockedCluster(Quorum.MAJORITY)
+    cluster.holder = STRANGER
+    cluster.advance(5)
+    (leader,) = cluster.leaders()
+    # Its last try was a moment ago; and whoever left was fenced, so that a recovery follows at once.
+    cluster.holder = None
+    cluster.ask(leader, Control.SET_RECMODE, U32.pack(RecoveryMode.ACTIVE))
+    cluster.advance(0.01)
+    cluster.is_one_led_by(leader)
+    assert not cluster.logged(LogLevel.ERROR, "does not keep locks between nodes")
 
 
 def test_a_lock_that_a_stranger_holds_is_waited_for() -> None:
