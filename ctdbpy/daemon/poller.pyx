@@ -44,6 +44,8 @@ cdef enum:
     READS_A_TURN = 4
     # What is more comes in a stream, and is read as one.
     PEEK_BYTES = 4096
+    # After so many turns with one packet each somebody waits for every one; before, there is work enough.
+    LONELY_TURNS = 8
     # After this long without traffic a spin would only burn the processor.
     SPIN_IDLE_US = 20000
     # A processor given away and not had back for so long is wanted by somebody else.
@@ -89,8 +91,9 @@ cdef class Poller:
     cdef int spin_score
     cdef int spin_rest
     cdef vector[int] behind
-    # Whether one connection alone has something to read, and what of it was handled but still has to be taken.
-    cdef cbool is_alone
+    # How many turns in a row had but one connection to read, up to LONELY_TURNS.
+    cdef int lonely_turns
+    # What was handled in this turn but still has to be taken from the kernel.
     cdef Conn *peeked
     cdef size_t peeked_bytes
     cdef char taken[PEEK_BYTES]
@@ -101,6 +104,7 @@ cdef class Poller:
         self.inner_fd = -1
         self.timer_fd = -1
         self.peeked = NULL
+        self.lonely_turns = 0
         self.rings_us = 0
         self.spin_us = 0
         self.epfd = epoll_create1(EPOLL_CLOEXEC)
@@ -379,7 +383,10 @@ cdef class Poller:
         cdef int i
         cdef Conn *conn
         cdef uint32_t mask
-        self.is_alone = n == 1
+        if n > 1:
+            self.lonely_turns = 0
+        elif n == 1 and self.lonely_turns < LONELY_TURNS:
+            self.lonely_turns += 1
         for i in range(n):
             if self.events[i].data.u64 == INNER:
                 self.inner_ready = True
@@ -400,12 +407,12 @@ cdef class Poller:
     cdef void read(self, Conn *conn) noexcept nogil:
         """Handle what a connection has sent.
 
-        A lone packet of a node is only looked at, and taken from the kernel when the answers are under way: taking it
-        has the kernel acknowledge every other one, and somebody waits for the answer.
+        Where packets of nodes come one at a time, each is only looked at, and taken from the kernel when the answers
+        are under way: taking has the kernel acknowledge every other one, and somebody waits for the answer.
         """
         cdef int i
         cdef ssize_t got
-        cdef cbool peeks = self.is_alone and conn.kind == CONN_LINK_IN
+        cdef cbool peeks = self.lonely_turns == LONELY_TURNS and conn.kind == CONN_LINK_IN
         cdef char *room
         for i in range(READS_A_TURN):
             room = conn.inbound.reserve(READ_BYTES)

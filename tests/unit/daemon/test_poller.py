@@ -114,6 +114,10 @@ class Hearer:
 @pytest.fixture
 def hearer() -> Iterator[Hearer]:
     hearer = Hearer()
+    # From then on packets are taken for lonely ones.
+    for _ in range(10):
+        hearer.link.sendall(message(b"one more"))
+        assert hearer.heard() == [b"one more"]
     yield hearer
     hearer.close()
 
