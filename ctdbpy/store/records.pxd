@@ -49,6 +49,8 @@ cdef class RecordStore(Routing):
     cdef cbool lock(self, Db *db, const char *key, uint32_t keylen) noexcept nogil
     cdef void unlock(self, Db *db, const char *key, uint32_t keylen) noexcept nogil
     cdef int read(self, Db *db, const char *key, uint32_t keylen, Header *header) noexcept nogil
+    cdef int read_as_dmaster(self, Db *db, const char *key, uint32_t keylen, Header *header) noexcept nogil
+    cdef int taken(self, Db *db, int status, Header *header) noexcept nogil
     cdef const char *data(self) noexcept nogil
     cdef uint32_t datalen(self) noexcept nogil
     cdef cbool store_raw(self, Db *db, const char *key, uint32_t keylen, Header *header, const char *data,

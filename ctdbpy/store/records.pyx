@@ -27,6 +27,22 @@ cdef int copy_record(TDB_DATA key, TDB_DATA data, void *target) noexcept nogil:
     return 0 if (<Buffer *>target).assign(data.dptr, data.dsize) else -1
 
 
+cdef struct Reading:
+    Buffer *record
+    uint32_t pnn
+
+
+cdef int copy_if_dmaster(TDB_DATA key, TDB_DATA data, void *target) noexcept nogil:
+    cdef Reading *reading = <Reading *>target
+    cdef Header header
+    cdef size_t n = data.dsize
+    if n > HEADER_BYTES:
+        header.load(data.dptr)
+        if header.dmaster != reading.pnn and not header.flags & RO_FLAGS:
+            n = HEADER_BYTES
+    return 0 if reading.record.assign(data.dptr, n) else -1
+
+
 cdef inline TDB_DATA as_data(const char *p, size_t n) noexcept nogil:
     cdef TDB_DATA data
     data.dptr = <unsigned char *>p
@@ -62,7 +78,18 @@ cdef class RecordStore(Routing):
         Unreadable is not absent: who took it for absent would make an empty record of it.
         """
         self.record.clear()
-        if tdb_parse_record(db.tdb, as_data(key, keylen), copy_record, &self.record) != 0:
+        return self.taken(db, tdb_parse_record(db.tdb, as_data(key, keylen), copy_record, &self.record), header)
+
+    cdef int read_as_dmaster(self, Db *db, const char *key, uint32_t keylen, Header *header) noexcept nogil:
+        """The same; of a plain record that another node owns only the header: nobody here goes by its data."""
+        cdef Reading reading
+        reading.record = &self.record
+        reading.pnn = self.pnn
+        self.record.clear()
+        return self.taken(db, tdb_parse_record(db.tdb, as_data(key, keylen), copy_if_dmaster, &reading), header)
+
+    cdef int taken(self, Db *db, int status, Header *header) noexcept nogil:
+        if status != 0:
             self.record.clear()
             return RECORD_ABSENT if tdb_error(db.tdb) == TDB_ERR_NOEXIST else RECORD_UNREADABLE
         if self.record.size() < HEADER_BYTES:
@@ -138,12 +165,12 @@ cdef class RecordStore(Routing):
         return True
 
     cdef cbool read_or_create(self, Db *db, const char *key, uint32_t keylen, Header *header) noexcept nogil:
-        """Read a record; one that does not exist belongs to its lmaster, which stores that at once.
+        """Read a record as far as its dmaster is here; one that does not exist belongs to its lmaster, which stores that.
 
         Without the stored empty header a client would ask for the record again for ever.
         False only when libtdb failed.
         """
-        cdef int found = self.read(db, key, keylen, header)
+        cdef int found = self.read_as_dmaster(db, key, keylen, header)
         if found != RECORD_ABSENT:
             return found == RECORD_FOUND
         header.rsn = 0
