@@ -31,9 +31,15 @@ def main() -> int:
 
 def _up(arguments: argparse.Namespace) -> int:
     lab = Lab(arguments.name, arguments.nodes, arguments.clients, stays_up=True)
-    lab.up()
+    cluster = None
     if arguments.flavour != "none":
-        cluster = services.Cluster(lab, arguments.flavour)
+        cluster = services.Cluster(lab, arguments.flavour, fencing=arguments.fencing)
+    elif arguments.fencing:
+        raise LabError(
+            "cannot fence bare hosts: it is the cluster daemon that does; give --flavour ctdbpy, too"
+        )
+    lab.up()
+    if cluster is not None:
         cluster.configure()
         for host in lab.nodes:
             cluster.start(host)
@@ -120,6 +126,9 @@ def _parser() -> argparse.ArgumentParser:
         choices=[*services.FLAVOURS, "none"],
         default="none",
         help="whose cluster daemon runs (default: %(default)s: bare hosts)",
+    )
+    up.add_argument(
+        "--fencing", action="store_true", help="a lost node loses its power before the others go on"
     )
     sh = add("sh", _sh, "run a command on a host, or a shell")
     sh.add_argument("host", metavar="HOST")

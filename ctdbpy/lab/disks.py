@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from ctdbpy.errors import LabError
-from ctdbpy.lab.places import KEPT_PARTS, LOST_PARTS, Place
+from ctdbpy.lab.places import KEPT_PARTS, LOST_PARTS, TOOLS, Place
 
 _DIRECTORIES = (
     "var/lib/ctdb/volatile",
@@ -49,9 +51,19 @@ def prepare(place: Place, host: str, addresses: Mapping[str, str]) -> None:
         *(f"{address} {name}" for name, address in addresses.items()),
     ]
     (disk / "etc/hosts").write_text("\n".join(table) + "\n", encoding="ascii")
+    _put_tool(disk / TOOLS[1:] / "ctdbctl", "ctdbpy.cli")
     # No name server is reachable from a host: asking the machine's would only cost each look-up its time-out.
     _replace(disk / "etc/resolv.conf", "")
     _replace(disk / "etc/nsswitch.conf", _name_switch(disk / "etc/nsswitch.conf"))
+
+
+def _put_tool(path: Path, module: str) -> None:
+    """A program of this tree under its own name, as a package would install it."""
+    root = Path(__file__).resolve().parents[2]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    words = shlex.join([f"PYTHONPATH={root}", sys.executable, "-m", module])
+    path.write_text(f'#!/bin/sh\nexec env {words} "$@"\n', encoding="utf-8")
+    path.chmod(0o755)
 
 
 def _copy_etc(target: Path) -> None:

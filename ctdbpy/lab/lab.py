@@ -27,7 +27,7 @@ _DEED_LIMIT_S = 40.0
 _END_LIMIT_S = 20.0
 _MESSAGE_BYTES_MAX = 1 << 17
 _HOST_ENVIRONMENT = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "PATH": f"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:{places.TOOLS}",
     "HOME": "/tmp",
     "LANG": "C.UTF-8",
     "TZ": "UTC",

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from ctdbpy.errors import LabError
 from ctdbpy.lab import kernel, power
-from ctdbpy.lab.places import KEPT_PARTS, LOST_PARTS, Place
+from ctdbpy.lab.places import KEPT_PARTS, LOST_PARTS, TOOLS, Place
 
 REQUEST_BYTES_MAX = 1 << 17
 _OWN_TREES = frozenset(("proc", "sys", "dev", "etc", "run", "tmp", "cluster", "power"))
@@ -42,6 +42,7 @@ def main() -> None:
     os.set_inheritable(int(console_fd), False)
     try:
         socket.sethostname(host)
+        os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:{TOOLS}"
         kernel.make_mounts_private()
         _build_root(place, host, is_node=kind == "node")
         console = Console(socket.socket(fileno=int(console_fd)))

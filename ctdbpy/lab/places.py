@@ -41,6 +41,8 @@ KEPT_PARTS = (
     "/var/spool/samba",
 )
 LOST_PARTS = ("/run", "/tmp", "/var/tmp")
+#: Where a host has what a package of this tree would install, behind all that the machine has.
+TOOLS = "/etc/lab/bin"
 
 
 @dataclass(frozen=True, slots=True)

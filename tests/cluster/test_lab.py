@@ -84,6 +84,10 @@ def test_a_host_has_its_own_name_files_and_processes(lab: Lab) -> None:
     assert len(processes) == 2  # Process 1, and ps itself.
 
 
+def test_a_host_has_the_administrators_command(lab: Lab) -> None:
+    assert lab.run("n0", ["ctdbctl", "--help"], timeout_s=30).stdout.startswith("Usage: ctdbctl")
+
+
 def test_a_host_cannot_write_what_belongs_to_the_machine(lab: Lab) -> None:
     done = lab.run("n0", ["touch", "/usr/here"], timeout_s=5, check=False)
     assert done.returncode == 1
