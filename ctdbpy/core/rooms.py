@@ -88,9 +88,9 @@ class Rooms:
         self.standing = Standing(state)
         self.cluster_lock = ClusterLock(state)
         self.election = Election(state, self.routing, self.cluster_lock)
-        self.recovery = Recovery(state, self.runner, self.routing, self.jobs, self.bans)
-        self.mesh = Mesh(state, self.bans)
         self.fencing = Fencing(state, self.runner)
+        self.recovery = Recovery(state, self.runner, self.routing, self.jobs, self.bans, self.fencing)
+        self.mesh = Mesh(state, self.bans)
         self.watch = Watch(
             state, self.runner, self.routing, self.election, self.recovery, self.mesh, self.fencing
         )

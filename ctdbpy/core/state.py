@@ -220,6 +220,8 @@ class State:
         self.last_generation = INVALID_GENERATION
         #: Nodes that may serve, by the map in force and by those begun since.
         self.serving: set[int] = set()
+        #: Those of them that took part when the map in force was made, whether they may be in it or not.
+        self.mapped: set[int] = set()
         #: By pnn: since when its link is broken. It has had no lease from here since then.
         self.out_since_s: dict[int, float] = {}
         #: `leader` is only who may become it: claims are compared, or the cluster lock is not had yet.

@@ -98,7 +98,8 @@ async def _set_vnnmap(rooms: Rooms, request: Request, wanted: VnnMap) -> Reply:
     if not wanted.map or any(state.peer(pnn) is None for pnn in wanted.map):
         return refuse(f"the map {list(wanted.map)} does not name nodes of this cluster")
     state.set_map(wanted.generation, wanted.map)
-    state.serving.update(state.active(), wanted.map)
+    state.mapped = {*state.active(), *wanted.map}
+    state.serving |= state.mapped
     if state.lineage:
         state.lineage.add(wanted.generation)
     state.map_is_new = True

@@ -17,7 +17,7 @@ from typing import Final
 from ctdbpy.core.effects import Fence, LogLevel
 from ctdbpy.core.inputs import Fenced, Sight
 from ctdbpy.core.procedures import Promise, Runner
-from ctdbpy.core.state import State
+from ctdbpy.core.state import Quorum, State
 from ctdbpy.wire.constants import NodeFlag
 
 #: A command that failed is run again after so long.
@@ -26,6 +26,9 @@ RETRY_S: Final = 2.0
 _HARMLESS: Final = (Sight.STILL, Sight.GONE)
 _KIND: Final = "fence"
 
+#: A loss of a node: in which lead of this node, and when its link broke; None if it had none since the start.
+_Loss = tuple[int, float | None]
+
 
 class Fencing:
     """Which lost nodes are fenced, and which have to be."""
@@ -33,43 +36,50 @@ class Fencing:
     def __init__(self, state: State, runner: Runner) -> None:
         self._state = state
         self._runner = runner
-        #: By pnn: what `_loss` was when it was fenced. Who has been here since is not fenced any more.
-        self._fenced: dict[int, float | None] = {}
-        #: By pnn, while its command runs: the same of when it began.
-        self._running: dict[int, float | None] = {}
-        #: By pnn: when a command that failed is run again.
-        self._again_s: dict[int, float] = {}
+        #: By pnn: the loss after which it was fenced.
+        self._fenced: dict[int, _Loss] = {}
+        #: By pnn, while its command runs: the loss for which it was begun.
+        self._running: dict[int, _Loss] = {}
+        #: By pnn: the loss for which a command failed, and when it is run again.
+        self._again: dict[int, tuple[_Loss, float]] = {}
         self._change: Promise[None] = Promise()
         self._waited_for: tuple[int, ...] = ()
+        #: What was known of all nodes when the wait for those began.
+        self._flags: tuple[NodeFlag, ...] = ()
+        self._leads = 0
 
     def lost(self, serving: Iterable[int]) -> tuple[int, ...]:
         """Of the nodes that may serve those that have to be fenced before others go on without them."""
-        if not self._state.config.fences:
+        state = self._state
+        # A nodes file that has grown may have made a cluster of one where no quorum is asked for.
+        if not state.config.fences or state.quorum is Quorum.NONE:
             return ()
-        return tuple(sorted(pnn for pnn in serving if self._is_lost(pnn)))
+        lost = tuple(sorted(pnn for pnn in serving if self._is_lost(pnn)))
+        if not lost:
+            self._waited_for = ()
+        return lost
 
     async def fence(self, lost: tuple[int, ...]) -> None:
-        """Have these nodes fenced; done when one of them is, or is there again, or may be tried again."""
-        state = self._state
+        """Have these nodes fenced; done when something has changed for one of them, or may be tried again."""
         for pnn in lost:
-            if pnn not in self._running and self._again_s.get(pnn, 0.0) <= state.now_s:
+            if self._is_due(pnn):
                 self._begin(pnn)
+        # Until the next look finds others: an administrator may speak between two.
         self._waited_for = lost
+        self._flags = self._flags_now()
         if self._change.done:
             self._change = Promise()
-        try:
-            await self._runner.limit(self._change, RETRY_S, None)
-        finally:
-            self._waited_for = ()
+        await self._runner.limit(self._change, RETRY_S, None)
 
     def done(self, fenced: Fenced) -> None:
         """The command for a node has ended."""
         state, pnn = self._state, fenced.pnn
-        if pnn not in self._running:
+        loss = self._running.pop(pnn, None)
+        if loss is None or state.peer(pnn) is None:
+            # The nodes file does not have it any more.
             return
-        loss = self._running.pop(pnn)
         if fenced.error:
-            self._again_s[pnn] = state.now_s + RETRY_S
+            self._again[pnn] = (loss, state.now_s + RETRY_S)
             text = f"cannot fence node {pnn}: {fenced.error}"
             self._tell(
                 LogLevel.ERROR,
@@ -92,11 +102,22 @@ class Fencing:
         return ""
 
     def settle(self) -> None:
-        """Whoever is back need not be waited for."""
-        if any(not self._is_lost(pnn) for pnn in self._waited_for):
-            self._change.resolve(None)
+        """Whoever is back need not be waited for; whoever else is gone has to be fenced, too."""
+        if self._state.is_led or not self._state.can_lead():
+            self._forget()
+        if self._waited_for:
+            has_changed = self._flags_now() != self._flags
+            if has_changed or any(not self._is_lost(pnn) for pnn in self._waited_for):
+                self._change.resolve(None)
 
     # -- in detail ----------------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        # Others may take back whom this node had fenced, and it need not hear of that.
+        self._leads += 1
+        self._fenced.clear()
+        self._again.clear()
+        self._waited_for = ()
 
     def _is_lost(self, pnn: int) -> bool:
         state = self._state
@@ -105,15 +126,22 @@ class Fencing:
             return False
         if state.sights.get(pnn) in _HARMLESS:
             return False
-        return pnn not in self._fenced or self._fenced[pnn] != self._loss(pnn)
+        return self._fenced.get(pnn) != self._loss(pnn)
+
+    def _is_due(self, pnn: int) -> bool:
+        loss, again_s = self._again.get(pnn, (None, 0.0))
+        return pnn not in self._running and (loss != self._loss(pnn) or again_s <= self._state.now_s)
 
     def _is_here(self, pnn: int) -> bool:
         # Stopped or banned, too: it is asked, and a map without it waits until it stands still.
         return self._state.nodes[pnn].is_connected
 
-    def _loss(self, pnn: int) -> float | None:
-        """When the node's link was lost last; another one after each time that it has been here."""
-        return self._state.out_since_s.get(pnn)
+    def _loss(self, pnn: int) -> _Loss:
+        """Another one after each time that the node has been here, or could have been elsewhere."""
+        return self._leads, self._state.out_since_s.get(pnn)
+
+    def _flags_now(self) -> tuple[NodeFlag, ...]:
+        return tuple(node.flags for node in self._state.nodes)
 
     def _begin(self, pnn: int) -> None:
         state = self._state
@@ -123,7 +151,7 @@ class Fencing:
 
     def _count(self, pnn: int, text: str) -> None:
         self._fenced[pnn] = self._loss(pnn)
-        self._again_s.pop(pnn, None)
+        self._again.pop(pnn, None)
         self._tell(LogLevel.NOTICE, pnn, f"is {text}")
 
     def _tell(self, level: LogLevel, pnn: int, text: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ctdbpy.core.effects import LogLevel
+from ctdbpy.core.fencing.fencing import Fencing
 from ctdbpy.core.jobs import Jobs
 from ctdbpy.core.leader.asking import Failed
 from ctdbpy.core.leader.generations import following, latest
@@ -29,12 +30,15 @@ from ctdbpy.wire.structures import DbGenerations, DbIdMap, VnnMap
 class Recovery:
     """The leader's recovery, one at a time."""
 
-    def __init__(self, state: State, runner: Runner, routing: Routing, jobs: Jobs, bans: Bans) -> None:
+    def __init__(
+        self, state: State, runner: Runner, routing: Routing, jobs: Jobs, bans: Bans, fencing: Fencing
+    ) -> None:
         self._state = state
         self._runner = runner
         self._routing = routing
         self._jobs = jobs
         self._bans = bans
+        self._fencing = fencing
 
     async def run(self, reason: str, lmasters: tuple[int, ...], seen: tuple[int, ...]) -> bool:
         """Recover; False if a step failed, and then everything stays in recovery mode.
@@ -56,6 +60,9 @@ class Recovery:
             await rebuild.all(nodes, Control.SET_RECMODE, U32.pack(RecoveryMode.ACTIVE))
             await rebuild.all(nodes, Control.START_RECOVERY)
             await rebuild.all(nodes, Control.SETVNNMAP, VnnMap(generation, lmasters).pack())
+            if lost := self._fencing.lost(state.serving):
+                # It was stopped or banned, and went before it said that it stands still.
+                raise Failed(f"nodes {list(lost)} are lost since it began, and may still run")
             await self._databases(rebuild, nodes, generation)
             # Who refuses this wants another recovery, or has lost its lease: nobody is to blame for it.
             is_over = True

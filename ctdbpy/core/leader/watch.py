@@ -158,6 +158,7 @@ class Watch:
                 again_s = state.now_s
             elif reason:
                 self._recovering = True
+                state.serving = self._serving(views)
                 seen = tuple(view.generation for view in views if view.is_active)
                 await self._recovery.run(reason, lmasters_of(views, state.pnn), seen)
                 self._recovering = False
@@ -223,7 +224,9 @@ class Watch:
         Older ones name nodes that others went on without, and that may be off for good reasons since.
         """
         newest = latest(view.generation for view in views if view.is_active)
-        found = set(self._state.serving) if self._state.generation == newest else set()
+        state = self._state
+        # Who has served without a break knows also who takes part without being in the map.
+        found = set(state.serving) if state.lineage or state.generation == newest else set()
         for view in views:
             if view.is_active and view.generation == newest != INVALID_GENERATION:
                 found.update(view.lmasters)

@@ -116,7 +116,7 @@ class Standing:
             state.log(LogLevel.NOTICE, f"serves again; it stood still: {state.suspended}")
         state.suspended = ""
         state.lineage = {state.generation}
-        state.serving = {*state.active(), *state.lmasters}
+        state.serving = state.mapped | {*state.active(), *state.lmasters}
         state.given_up = ""
 
     # -- facts ----------------------------------------------------------------------------------------

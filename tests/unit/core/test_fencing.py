@@ -6,10 +6,10 @@ from __future__ import annotations
 import pytest
 
 from ctdbpy.core.effects import Fence
-from ctdbpy.core.inputs import Fenced, LinkDown, NodeSeen, Sight
+from ctdbpy.core.inputs import Fenced, LinkDown, NodeAddress, NodeSeen, Sight, TimeElapsed
 from ctdbpy.core.state import Quorum
 from ctdbpy.wire.codecs import U32
-from ctdbpy.wire.constants import NodeFlag
+from ctdbpy.wire.constants import NodeFlag, RecoveryMode
 from ctdbpy.wire.controls import Control
 from tests.unit.core.clusters import Cluster
 from tests.unit.core.fakes import of_kind
@@ -163,7 +163,11 @@ def test_a_leader_that_has_just_started_learns_who_was_there() -> None:
     cluster.restart(2)
     cluster.advance(1)
     leader = cluster.nodes[1].node.state.leader
-    assert orders(cluster, leader)[-1:] == [0]
+    assert orders(cluster, leader) == [0]
+    cluster.give(leader, Fenced(0))
+    cluster.advance(1)
+    # It had no lease for a while, in which others could have taken node 0 back.
+    assert orders(cluster, leader) == [0, 0]
     cluster.give(leader, Fenced(0))
     cluster.advance(10)
     agree(cluster, 1, 2)
@@ -198,6 +202,82 @@ def test_nobody_is_fenced_by_those_who_are_too_few() -> None:
     leader = cluster.nodes[0].node.state.leader
     assert leader in (0, 1, 2)
     assert sorted(set(orders(cluster, leader))) == [3, 4]
+
+
+def test_where_no_quorum_is_asked_for_nobody_is_fenced() -> None:
+    # A nodes file has grown since the start: a configuration of more than one node is refused.
+    cluster = Cluster(3, quorum=Quorum.NONE, fences=True)
+    cluster.advance(10)
+    agree(cluster, 0, 1, 2)
+    lose(cluster, 0)
+    cluster.advance(5)
+    agree(cluster, 1, 2)
+    assert not orders(cluster, 2)
+
+
+def test_who_is_lost_while_others_wait_until_it_stands_still_is_fenced() -> None:
+    cluster = running()
+    cluster.nodes[0].hold_jobs = True
+    cluster.ask(0, Control.STOP_NODE)
+    cluster.advance(0.2)
+    assert members(cluster, 2) == (0, 1, 2), "its databases are not frozen yet"
+    lose(cluster, 0)
+    cluster.advance(5)
+    assert orders(cluster, 2) == [0]
+    assert cluster.nodes[1].node.state.is_recovering
+    assert not cluster.nodes[1].node.state.own.flags & NodeFlag.BANNED, "it is not to blame"
+    cluster.give(2, Fenced(0))
+    cluster.advance(5)
+    agree(cluster, 1, 2)
+    assert members(cluster, 2) == (1, 2)
+
+
+def test_who_is_lost_while_another_is_fenced_is_fenced_at_once() -> None:
+    cluster = running(5)
+    lose(cluster, 0)
+    cluster.advance(0.1)
+    assert orders(cluster, 4) == [0]
+    lose(cluster, 1)
+    cluster.advance(0.1)
+    assert orders(cluster, 4) == [0, 1]
+    cluster.give(4, Fenced(0))
+    cluster.advance(5)
+    assert members(cluster, 4) == (0, 1, 2, 3, 4)
+    cluster.give(4, Fenced(1))
+    cluster.advance(1)
+    agree(cluster, 2, 3, 4)
+
+
+@pytest.mark.parametrize("error", ["", "it does not answer"])
+def test_a_node_that_the_nodes_file_does_not_have_any_more_is_not_waited_for(error: str) -> None:
+    cluster = running()
+    lose(cluster, 2)
+    cluster.advance(2)
+    leader = cluster.nodes[0].node.state.leader
+    assert orders(cluster, leader) == [2]
+    nodes = (NodeAddress(0, "10.0.0.1"), NodeAddress(1, "10.0.0.2"), NodeAddress(2, "0.0.0.0", deleted=True))
+    for pnn in (0, 1):
+        assert not cluster.nodes[pnn].node.rooms.links.reload(nodes)
+        cluster.give(pnn, TimeElapsed())
+    cluster.give(leader, Fenced(2, error))
+    cluster.advance(5)
+    agree(cluster, 0, 1)
+    assert members(cluster, leader) == (0, 1)
+
+
+def test_a_node_that_is_in_no_map_serves_as_well() -> None:
+    cluster = running()
+    assert cluster.ask(0, Control.SET_LMASTERROLE, U32.pack(0))[0] == 0
+    cluster.advance(5)
+    assert members(cluster, 2) == (1, 2)
+    # A recovery ends for it and the others, and it goes before it has ended for the leader.
+    cluster.nodes[2].hold_jobs = True
+    cluster.ask(2, Control.SET_RECMODE, U32.pack(RecoveryMode.ACTIVE))
+    cluster.advance(1)
+    lose(cluster, 0)
+    cluster.release(2)
+    cluster.advance(1)
+    assert orders(cluster, 2) == [0]
 
 
 def test_a_cluster_that_starts_fences_nobody() -> None:
