@@ -92,7 +92,14 @@ class Rooms:
         self.recovery = Recovery(state, self.runner, self.routing, self.jobs, self.bans, self.fencing)
         self.mesh = Mesh(state, self.bans)
         self.watch = Watch(
-            state, self.runner, self.routing, self.election, self.recovery, self.mesh, self.fencing
+            state,
+            self.runner,
+            self.routing,
+            self.election,
+            self.recovery,
+            self.mesh,
+            self.fencing,
+            self.cluster_lock,
         )
         self.statistician = Statistician(state)
         self.cluster_lock.on_latency = self.statistician.note_reclock

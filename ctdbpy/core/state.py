@@ -236,6 +236,8 @@ class State:
         self.suspended = ""
         #: Why others may have taken this node's addresses already, "" until a recovery if they have not.
         self.given_up = ""
+        #: When this host was last found to have stood still for longer than a lease lasts.
+        self.stood_still_s = 0.0
         #: Public addresses are on this host, or are being removed from it.
         self.holds_addresses = False
         self.story = Story(config.pnn)

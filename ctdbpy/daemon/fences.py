@@ -8,13 +8,17 @@ certainly off, or has been since it was asked; anything else, or no end in time,
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Final
 
 from ctdbpy.core.effects import Fence
 from ctdbpy.core.inputs import Fenced, Input
 from ctdbpy.errors import HostError
 from ctdbpy.host.children import Children, Exit
+
+#: A command is not started later than this after it was decided: the host or the daemon stood still between.
+LATE_S: Final = 0.4
 
 
 class Fences:
@@ -29,6 +33,7 @@ class Fences:
         spawn: Callable[[str, Coroutine[Any, Any, None]], object],
         *,
         may_serve: Callable[[], bool],
+        clock: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
     ) -> None:
         self._argv = [word for word in re.split(r"[ \t]+", command) if word]
         self._timeout_s = timeout_s
@@ -36,18 +41,23 @@ class Fences:
         self._step = step
         self._spawn = spawn
         self._may_serve = may_serve
+        self._clock = clock
 
     def fence(self, wanted: Fence) -> None:
         """Take a node's power; `Fenced` follows."""
-        self._spawn(f"fence node {wanted.pnn}", self._run(wanted))
+        self._spawn(f"fence node {wanted.pnn}", self._run(wanted, self._clock()))
 
-    async def _run(self, wanted: Fence) -> None:
-        self._step(Fenced(wanted.pnn, await self._problem(wanted)))
+    async def _run(self, wanted: Fence, decided_s: float) -> None:
+        self._step(Fenced(wanted.pnn, await self._problem(wanted, decided_s)))
 
-    async def _problem(self, wanted: Fence) -> str:
+    async def _problem(self, wanted: Fence, decided_s: float) -> str:
+        # This host may have stood still since the core decided: others may lead by now, that node for one.
         if not self._may_serve():
-            # This host stood still since the core decided: others may lead by now, that node for one.
             return "this node's lease has run out meanwhile"
+        late_s = self._clock() - decided_s
+        if late_s >= LATE_S:
+            # With a cluster lock a leader has no lease that could run out.
+            return f"this node stood still for {late_s:.2f} s meanwhile"
         argv = [*self._argv, "off", str(wanted.pnn), wanted.address]
         try:
             ended = await self._children.run(argv, timeout_s=self._timeout_s)

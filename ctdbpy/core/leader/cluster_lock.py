@@ -67,6 +67,8 @@ class ClusterLock:
         self.on_latency: Callable[[float], None] = _ignore_seconds
         self.on_check_latency: Callable[[float], None] = _ignore_seconds
         self._hold = Hold.IDLE
+        #: When it was had last; nobody else had it between then and now, if this host has run since.
+        self.held_since_s = 0.0
         self._last_attempt = 0
         self._attempt = 0
         self._began_s = 0.0
@@ -112,6 +114,25 @@ class ClusterLock:
         self._attempt = self._new_attempt()
         self._began_s = self._state.now_s
         self._state.emit(TakeLock(self._attempt))
+
+    def renew(self) -> Promise[bool]:
+        """Give the held lock back and take it again; True once it is held since now, for certain.
+
+        False after `on_lost`: somebody else has it. Never done if it is dropped meanwhile.
+        """
+        promise: Promise[bool] = Promise()
+
+        def answered(outcome: LockOutcome, text: str) -> None:
+            if outcome is not LockOutcome.HELD:
+                self.on_lost(
+                    f"it was given back to be taken anew, and is not to be had: {text or outcome.value}"
+                )
+            promise.resolve(outcome is LockOutcome.HELD)
+
+        if self.is_held:
+            self._release()
+        self.take(answered)
+        return promise
 
     def drop(self, reason: str) -> None:
         """Give the lock back, or end the attempt; nothing happens without either."""
@@ -224,6 +245,7 @@ class ClusterLock:
         match answer.outcome:
             case LockOutcome.HELD:
                 self._hold = Hold.HELD
+                self.held_since_s = state.now_s
                 self._said = ("", 0.0)
                 self.on_latency(took_s)
                 state.log(LogLevel.NOTICE, f"{self._name} is held, {took_s:.3f} s after it was asked for")

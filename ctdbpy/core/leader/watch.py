@@ -10,6 +10,7 @@ from typing import Final
 
 from ctdbpy.core.effects import LogLevel
 from ctdbpy.core.fencing.fencing import Fencing
+from ctdbpy.core.leader.cluster_lock import ClusterLock
 from ctdbpy.core.leader.election import Election
 from ctdbpy.core.leader.generations import latest
 from ctdbpy.core.leader.mesh import Mesh, wait_for_links
@@ -18,7 +19,7 @@ from ctdbpy.core.leader.supervisor import NodeView, lmasters_of, reason_to_recov
 from ctdbpy.core.procedures import Procedure, Promise, Runner
 from ctdbpy.core.requests import Reply
 from ctdbpy.core.routing import Routing
-from ctdbpy.core.state import NOBODY, Peer, State
+from ctdbpy.core.state import NOBODY, Peer, Quorum, State
 from ctdbpy.errors import ProtocolError
 from ctdbpy.wire.codecs import U32
 from ctdbpy.wire.constants import INVALID_GENERATION, Capability, NodeFlag, RecoveryMode
@@ -30,6 +31,8 @@ from ctdbpy.wire.structures import NodeFlagChange, NodeMap, VnnMap
 LOCK_WAIT_S: Final = 0.1
 #: Of a reason in words, so much is sent to the leader.
 WORDS_MAX: Final = 512
+#: With a lock: after so long a leader has heard that its host stood still, or that its lock is lost.
+NOTICE_S: Final = 0.1
 _ASKED = (Control.GET_NODEMAP, Control.GET_RECMODE, Control.GETVNNMAP, Control.GET_CAPABILITIES)
 
 
@@ -45,6 +48,7 @@ class Watch:
         recovery: Recovery,
         mesh: Mesh,
         fencing: Fencing,
+        cluster_lock: ClusterLock,
     ) -> None:
         self._state = state
         self._runner = runner
@@ -60,6 +64,7 @@ class Watch:
         self._told: tuple[int, str] = (NOBODY, "")
         self._mesh = mesh
         self._fencing = fencing
+        self._lock = cluster_lock
 
     # -- recoveries may be disabled ---------------------------------------------------------------
 
@@ -154,7 +159,7 @@ class Watch:
             elif wait_s > 0:
                 again_s = state.now_s + wait_s
             elif reason and (lost := self._fencing.lost(self._serving(views))):
-                await self._fencing.fence(lost)
+                await self._fence(lost)
                 again_s = state.now_s
             elif reason:
                 self._recovering = True
@@ -166,6 +171,18 @@ class Watch:
         self._looking = None
         # Whoever came or went meanwhile is not kept waiting; what failed for another reason is.
         self._due_s = max(again_s, state.now_s) if self._members() == members else state.now_s
+
+    async def _fence(self, lost: tuple[int, ...]) -> None:
+        """Have lost nodes fenced, by whoever leads now for certain."""
+        if self._state.quorum is Quorum.LOCK and not await self._leads_by_lock():
+            return
+        if lost := self._fencing.lost(lost):
+            await self._fencing.fence(lost)
+
+    async def _leads_by_lock(self) -> bool:
+        """Whether the lock is still ours: no lease tells who stood still that another may have it by now."""
+        await self._runner.sleep(NOTICE_S)
+        return self._lock.held_since_s > self._state.stood_still_s or await self._lock.renew()
 
     def _members(self) -> tuple[NodeFlag, ...]:
         return tuple(node.flags for node in self._state.nodes)

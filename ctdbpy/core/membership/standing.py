@@ -61,6 +61,7 @@ class Standing:
             self._state.log(LogLevel.NOTICE, text)
         else:
             self._state.given_up = text
+            self._state.stood_still_s = self._state.now_s
             self.suspend(text)
 
     # -- standing still -----------------------------------------------------------------------------

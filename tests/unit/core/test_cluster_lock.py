@@ -367,3 +367,43 @@ def test_whatever_happens_at_most_one_lock_is_held_and_each_attempt_ends(
             open_attempts.pop(effect.attempt, None)
     assert not open_attempts
     assert stand.room.deadline_s is None
+
+
+def test_a_lock_that_is_renewed_is_given_back_and_taken_again() -> None:
+    stand = Stand()
+    stand.take()
+    stand.answer(1, HELD)
+    stand.done()
+    stand.advance(5)
+    renewed = stand.room.renew()
+    assert stand.done() == [DropLock(1), TakeLock(2)]
+    assert not renewed.done
+    stand.answer(2, HELD)
+    assert renewed.result() is True
+    assert stand.room.is_held
+    assert stand.room.held_since_s == stand.state.now_s
+    assert stand.losses == []
+
+
+def test_one_that_another_has_meanwhile_is_lost() -> None:
+    stand = Stand()
+    stand.take()
+    stand.answer(1, HELD)
+    renewed = stand.room.renew()
+    stand.answer(2, CONTENDED, "held elsewhere")
+    assert renewed.result() is False
+    (loss,) = stand.losses
+    assert "held elsewhere" in loss
+    stand.done()
+
+
+def test_a_renewal_that_is_dropped_ends_nothing() -> None:
+    stand = Stand()
+    stand.take()
+    stand.answer(1, HELD)
+    renewed = stand.room.renew()
+    stand.room.drop("it leads no more")
+    stand.answer(2, HELD)
+    assert not renewed.done
+    assert DropLock(2) in stand.done()
+    assert stand.losses == []

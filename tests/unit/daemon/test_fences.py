@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,13 @@ from tests.unit.daemon.conftest import is_alive, wait_until
 LIMIT_S = 30.0
 
 
-def fence(command: str, *, timeout_s: float = LIMIT_S, may_serve: bool = True) -> Fenced:
+def fence(
+    command: str,
+    *,
+    timeout_s: float = LIMIT_S,
+    may_serve: bool = True,
+    clock: Callable[[], float] = lambda: 0.0,
+) -> Fenced:
     """Have a node fenced, and wait for the word."""
 
     async def run() -> Input:
@@ -27,7 +34,13 @@ def fence(command: str, *, timeout_s: float = LIMIT_S, may_serve: bool = True) -
         children = Children()
         tasks = Tasks(lambda _name, error: crashes.append(error))
         fences = Fences(
-            command, timeout_s, children, said.put_nowait, tasks.spawn, may_serve=lambda: may_serve
+            command,
+            timeout_s,
+            children,
+            said.put_nowait,
+            tasks.spawn,
+            may_serve=lambda: may_serve,
+            clock=clock,
         )
         fences.fence(Fence(2, "10.0.0.3"))
         async with asyncio.timeout(LIMIT_S):
@@ -79,4 +92,11 @@ def test_one_that_is_not_there_says_so() -> None:
 def test_a_host_that_stood_still_meanwhile_fences_nobody(script: Path) -> None:
     (script.parent / "deed").write_text("exit 0\n")
     assert "lease has run out" in fence(str(script), may_serve=False).error
+    assert not (script.parent / "said").exists()
+
+
+def test_nor_does_one_that_has_no_lease_that_could_run_out(script: Path) -> None:
+    (script.parent / "deed").write_text("exit 0\n")
+    moments = iter([1000.0, 1001.5])
+    assert "stood still for 1.50 s" in fence(str(script), clock=lambda: next(moments)).error
     assert not (script.parent / "said").exists()
