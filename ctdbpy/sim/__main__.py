@@ -28,6 +28,11 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=runs.FAULTS, help="faults in each run (default 12)")
     parser.add_argument("--only", default="", help="only these faults, with commas between (default: all)")
     parser.add_argument("--addresses", type=int, default=0, help="public addresses (default 0)")
+    parser.add_argument(
+        "--fencing",
+        action=argparse.BooleanOptionalAction,
+        help="lost nodes are fenced, or not (default: by seed)",
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
     parser.add_argument("--trace", action="store_true", help="print what happened")
     parser.add_argument("--scenario", type=Path, nargs="+", help="play these files instead, and compare")
@@ -43,6 +48,7 @@ def main() -> int:
         faults=options.faults,
         only=only,
         addresses=options.addresses,
+        fencing=options.fencing,
     )
     if options.trace:
         return _report(_show(map(partial(runs.one, with_trace=True), wanted), len(wanted)))

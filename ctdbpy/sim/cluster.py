@@ -21,9 +21,11 @@ from ctdbpy.sim.hosts import INTERFACE
 from ctdbpy.sim.locks import ClusterLock
 from ctdbpy.sim.network import Network
 from ctdbpy.sim.node import SimNode
+from ctdbpy.sim.power import PowerSwitch
 from ctdbpy.sim.transactions import Transactor, Turn
 from ctdbpy.sim.world import World
 from ctdbpy.wire import packets
+from ctdbpy.wire.codecs import U32
 from ctdbpy.wire.constants import INVALID_GENERATION, ControlFlag, RunState
 from ctdbpy.wire.controls import Control
 from ctdbpy.wire.records import RecordHeader, db_id_of
@@ -65,8 +67,9 @@ class Cluster:
         quorum: Quorum | None = None,
         only: Collection[str] = (),
         addresses: int = 0,
+        fencing: bool = False,
     ) -> None:
-        """With `addresses` public ones, which every node could serve."""
+        """With `addresses` public ones, for every node to serve; with `fencing` lost nodes are fenced."""
         self.world = World(seed)
         self.network = Network(self.world)
         self.lock = ClusterLock(self.world)
@@ -84,7 +87,9 @@ class Cluster:
         self._public = tuple(
             inputs.PublicAddress(f"192.0.2.{number + 1}", 24, (INTERFACE,)) for number in range(addresses)
         )
-        self.nodes = [self._new_node(pnn) for pnn in range(nodes)]
+        self.nodes: list[SimNode] = []
+        self.switch = PowerSwitch(self.world, self.nodes) if fencing else None
+        self.nodes += [self._new_node(pnn) for pnn in range(nodes)]
         self.history = History(self.nodes)
         self._turn = Turn(self.history.is_excluded)
         self._rest = ComesToRest(self.history)
@@ -95,6 +100,9 @@ class Cluster:
         )
         # Only those that listen are called for each change.
         self._on_change = [each.changed for each in self.checkers if _listens(each, "changed")]
+        if self.switch is not None:
+            self.switch.on_begin = self._fencing
+            self.switch.on_confirm = self.confirm_off
         self.faults = Faults(self, only)
         self._in_recovery: list[Callable[[], None]] = []
 
@@ -181,6 +189,14 @@ class Cluster:
         node.node.state.want_recovery("told to")
         node.later(0.0, node.work)
 
+    def confirm_off(self, node: SimNode, target: SimNode) -> None:
+        """`ctdbctl node confirm-off` on a node."""
+        data = U32.pack(target.pnn)
+        control = packets.ReqControl(
+            0, node.pnn, node.pnn, 0, Control.CONFIRM_FENCED, 0, 0, ControlFlag.NOREPLY, data
+        )
+        self.administer(node, control)
+
     def _new_node(self, pnn: int) -> SimNode:
         node = SimNode(
             self.world,
@@ -191,6 +207,7 @@ class Cluster:
             self._tunables,
             self.quorum,
             self._public,
+            self.switch,
         )
         node.on_addresses = self._addresses_changed
         node.on_boot = self._watch
@@ -241,6 +258,10 @@ class Cluster:
             self.history.departed.append(_counters(node.workers.content(self._db_id)))
         for checker in self.checkers:
             checker.node_gone(node)
+
+    def _fencing(self, node: SimNode, target: SimNode) -> None:
+        for checker in self.checkers:
+            checker.fencing(node, target)
 
     def _addresses_changed(self, node: SimNode) -> None:
         for checker in self.checkers:
@@ -330,10 +351,16 @@ def _listens(checker: Checker, method: str) -> bool:
 
 
 def run(
-    seed: int, *, nodes: int = 3, faults: int = 12, only: Collection[str] = (), addresses: int = 0
+    seed: int,
+    *,
+    nodes: int = 3,
+    faults: int = 12,
+    only: Collection[str] = (),
+    addresses: int = 0,
+    fencing: bool = False,
 ) -> Cluster:
     """One whole run, with `only` these faults; a `Violation` when something that must hold does not."""
-    cluster = Cluster(seed, nodes=nodes, only=only, addresses=addresses)
+    cluster = Cluster(seed, nodes=nodes, only=only, addresses=addresses, fencing=fencing)
     cluster.boot()
     cluster.trouble(faults)
     cluster.peace()

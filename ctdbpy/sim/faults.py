@@ -46,8 +46,15 @@ FAULTS: Final = (
     ("crash_leader_in_recovery", 4),
     ("revive", 22),
 )
+#: These only where lost nodes are fenced: hosts stand still at moments in which they should not be missed.
+FENCING_FAULTS: Final = (
+    ("pause_in_recovery", 5),
+    ("stop_and_pause", 3),
+)
 #: A recovery takes a few tens of milliseconds.
 WITHIN_RECOVERY_S: Final = 0.05
+#: A node that is stopped has frozen its databases a few milliseconds later.
+STOPS_WITHIN_S: Final = 0.005
 
 
 class Faults:
@@ -55,7 +62,8 @@ class Faults:
 
     def __init__(self, cluster: Cluster, only: Collection[str] = ()) -> None:
         self._cluster = cluster
-        chosen = [(name, weight) for name, weight in FAULTS if not only or name in only]
+        known = FAULTS + FENCING_FAULTS if cluster.switch is not None else FAULTS
+        chosen = [(name, weight) for name, weight in known if not only or name in only]
         self._names = [name for name, _ in chosen]
         self._weights = [weight for _, weight in chosen]
         self._world = cluster.world
@@ -153,6 +161,14 @@ class Faults:
             self.set_stopped(node, True)
             self._cluster.node_gone(node)
 
+    def _stop_and_pause(self, node: SimNode) -> None:
+        self._stop(node)
+        delay_s, seconds = (
+            self._world.random.uniform(0.0, STOPS_WITHIN_S),
+            self._world.random.uniform(0.3, 6.0),
+        )
+        node.host_later(delay_s, lambda: node.pause(seconds))
+
     def _disk_full(self, node: SimNode) -> None:
         self._world.say(f"n{node.pnn} has a full disk")
         node.workers.fill_disk()
@@ -198,6 +214,19 @@ class Faults:
             return self._cluster.nodes[known] if known < len(self._cluster.nodes) else node
 
         self._kill_in_recovery(node, leader)
+
+    def _pause_in_recovery(self, node: SimNode) -> None:
+        random = self._world.random
+        victim = random.choice(self._cluster.nodes)
+        delay_s, seconds = random.uniform(0.0, WITHIN_RECOVERY_S), random.uniform(0.3, 6.0)
+        life = victim.life
+
+        def pause() -> None:
+            if victim.is_up and victim.life == life:
+                victim.pause(seconds)
+
+        self._cluster.when_recovering(lambda: self._world.later(delay_s, pause))
+        self._recover(node)
 
     def _kill_in_recovery(self, node: SimNode, victim: Callable[[], SimNode]) -> None:
         random = self._world.random

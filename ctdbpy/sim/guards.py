@@ -40,6 +40,8 @@ class SimGuard:
         self._told: effects.TellGuard | None = None
         #: Nodes that were heard to have a guard.
         self._heard: set[int] = set()
+        #: By pnn: when this machine has last taken a datagram of it.
+        self.heard_s: dict[int, float] = {}
         # The guard has said that there is no lease; the core has been told so.
         self._guard_lost = True
         self._core_lost = False
@@ -156,6 +158,7 @@ class SimGuard:
     def hear(self, pnn: int, data: bytes) -> None:
         """A datagram."""
         if not self._is_dead:
+            self.heard_s[pnn] = self._world.now_s
             self._beats.receive(self._now_us, pnn, data)
             self._node.host.look()
             self._pass_on()

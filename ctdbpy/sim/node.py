@@ -28,6 +28,7 @@ from ctdbpy.wire.tunables import Tunables
 if TYPE_CHECKING:
     from ctdbpy.sim.locks import ClusterLock
     from ctdbpy.sim.network import Network
+    from ctdbpy.sim.power import PowerSwitch
 
 VERSION = 4 << 16 | 17
 #: A machine needs so long to boot: everybody's wall clock, which may be wrong, moves on by that with each.
@@ -49,7 +50,9 @@ class SimNode:
         tunables: Tunables,
         quorum: Quorum,
         public_addresses: tuple[inputs.PublicAddress, ...] = (),
+        switch: PowerSwitch | None = None,
     ) -> None:
+        """With a switch, lost nodes are fenced."""
         self.world = world
         self.network = network
         self.pnn = pnn
@@ -74,6 +77,7 @@ class SimNode:
         self.host = SimHost(world, self)
         #: The nodes file.
         self.addresses = addresses
+        self.switch = switch
         self._lock = lock
         self._tunables = tunables
         self._disk: dict[str, dict[bytes, bytes]] = {}
@@ -117,6 +121,7 @@ class SimNode:
             public_addresses=self.public_addresses,
             quorum=self.quorum,
             cluster_lock="simulated" if self.quorum is Quorum.LOCK else "",
+            fences=self.switch is not None,
         )
         self.node = Node(config, self.records)
         error_s = self.world.random.uniform(*CLOCK_ERROR_S)
@@ -153,6 +158,15 @@ class SimNode:
         self.host.power_lost()
         self.on_addresses(self)
         self._end(silently=True)
+
+    def switch_off(self) -> None:
+        """Its power is taken, whether its daemon runs or not."""
+        if self.is_up:
+            self.power_off()
+        else:
+            self.has_power = False
+            self.host.power_lost()
+            self.on_addresses(self)
 
     def _end(self, *, silently: bool) -> None:
         self.is_up = False
@@ -460,6 +474,9 @@ class SimNode:
                 self._lock.take(self, attempt, only_look=only_look)
             case effects.DropLock(attempt):
                 self._lock.drop(self, attempt)
+            case effects.Fence():
+                assert self.switch is not None
+                self.switch.fence(self, effect)
             case effects.ReadPublicAddresses(read_id):
                 read = inputs.PublicAddressesRead(read_id, self.node.state.config.public_addresses)
                 self.later(0.0, lambda: self.step(read))

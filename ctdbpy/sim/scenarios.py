@@ -6,6 +6,7 @@ A file reads from top to bottom:
     # A remark.
     nodes 3                     how many nodes (default 3)
     seed 7                      default 1
+    fencing                     lost nodes are fenced
     at 0 boot all               deeds, at a moment in seconds; `deed_*` below lists them
     at 4 crash leader           a node is n0, n1 ..., leader, follower (a member that does not lead), or
                                 it: the node that the last deed was done to
@@ -37,9 +38,10 @@ CLIENTS_EVERY_S: Final = 0.5
 #: What the story tells, of all that the nodes log: who leads, why is recovered, who stands still, own flags.
 _TOLD: Final = re.compile(
     r"n\d+ (this node leads|recovery (begins|done|failed)|stands still|serves again|own flags|exits)"
-    r"|n\d+ node \d+ is banned|n\d+ cannot lead"
+    r"|n\d+ node \d+ is (banned|lost|fenced|taken for fenced)|n\d+ cannot (lead|fence)"
     r"|^(?!n\d+ )"
-    r"|n\d+ (boots|crashes|loses|pauses|goes on|stalls|is (slow|stopped|continued|shut|told)|has a )"
+    r"|n\d+ (boots|crashes|loses|pauses|goes on|stalls|has (a|n\d+) )"
+    r"|n\d+ is (slow|stopped|continued|shut|told|switched)"
 )
 _NODE: Final = re.compile(r"n\d+ ")
 _FIGURES: Final = (
@@ -87,11 +89,16 @@ def play(text: str) -> Played:
                 pass
             case [("nodes" | "seed" | "end") as name, value]:
                 settings[name] = value
+            case ["fencing"]:
+                settings["fencing"] = "yes"
             case ["at", moment, *rest] if rest:
                 deeds.append((float(moment), rest))
             case _:
                 raise ValueError(f"cannot read line {number} of a scenario: {line!r}")
-    stage = _Stage(Cluster(int(settings.get("seed", 1)), nodes=int(settings.get("nodes", 3))))
+    cluster = Cluster(
+        int(settings.get("seed", 1)), nodes=int(settings.get("nodes", 3)), fencing="fencing" in settings
+    )
+    stage = _Stage(cluster)
     return stage.play(deeds, float(settings["end"]))
 
 

@@ -17,10 +17,14 @@ import pytest
 from ctdbpy.core.effects import JobKind, StartJob, TellGuard
 from ctdbpy.core.failover import run as run_of_addresses
 from ctdbpy.core.failover.addresses import Addresses
+from ctdbpy.core.fencing import fencing
+from ctdbpy.core.fencing.fencing import Fencing
+from ctdbpy.core.inputs import Fenced, Sight
 from ctdbpy.core.leader.cluster_lock import ClusterLock
 from ctdbpy.core.leader.election import Election
 from ctdbpy.core.leader.rebuild import Rebuild
 from ctdbpy.core.leader.recovery import Recovery
+from ctdbpy.core.leader.watch import Watch
 from ctdbpy.core.membership.flags import Flags
 from ctdbpy.core.membership.standing import Standing
 from ctdbpy.core.records.commits import Commits
@@ -33,6 +37,7 @@ from ctdbpy.sim.cluster import run
 from ctdbpy.sim.guards import SimGuard
 from ctdbpy.sim.hosts import SimHost
 from ctdbpy.sim.jobs import MemoryWorkers
+from ctdbpy.sim.power import PowerSwitch
 from ctdbpy.sim.records import MemoryRecords
 from ctdbpy.store import sessions
 from ctdbpy.store.bulk import pull
@@ -41,9 +46,10 @@ from ctdbpy.store.tdb import Tdb
 from ctdbpy.wire import packets
 from ctdbpy.wire.records import RecBuffer, RecordHeader
 
-SEEDS = range(1, 31)
+SEEDS = 30
 _NETWORK = ("partition", "isolate", "cut", "revive")
 _OUT_AND_DEAD = ("isolate", "long_pause", "power", "restart", "revive")
+_FREEZES = ("long_pause", "isolate", "power", "revive")
 _DEATHS = ("crash", "power", "restart", "recover", "revive")
 
 
@@ -57,6 +63,9 @@ class Mutant:
     faults: tuple[str, ...] = _DEATHS
     nodes: int = 3
     addresses: int = 0
+    fencing: bool = False
+    #: The first seed, where many would be for nothing.
+    first: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +85,17 @@ class Verdict:
 def hunt(mutant: Mutant) -> Verdict:
     """Run seeds with the mistake in place until one of its checkers notices it."""
     noticed = Verdict(mutant, "", 0, "nobody noticed")
-    for seed in SEEDS:
+    for seed in range(mutant.first, mutant.first + SEEDS):
         with pytest.MonkeyPatch.context() as patch:
             mutant.patch(patch)
             try:
-                run(seed, nodes=mutant.nodes, only=mutant.faults, addresses=mutant.addresses)
+                run(
+                    seed,
+                    nodes=mutant.nodes,
+                    only=mutant.faults,
+                    addresses=mutant.addresses,
+                    fencing=mutant.fencing,
+                )
             except Violation as violation:
                 noticed = Verdict(mutant, violation.checker, seed, str(violation))
                 if noticed.is_killed:
@@ -251,6 +266,52 @@ def _addresses_are_never_taken(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(run_of_addresses, "may_take", lambda _transfer, _released: False)
 
 
+def _nobody_is_fenced(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Fencing, "lost", lambda _self, _serving: ())
+
+
+def _who_is_silent_is_harmless(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(fencing, "_HARMLESS", (*fencing._HARMLESS, Sight.SILENT))
+
+
+def _fenced_once_is_fenced_for_ever(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Fencing, "_loss", lambda _self, _pnn: (0, 0.0))
+
+
+def _an_error_is_taken_for_a_yes(patch: pytest.MonkeyPatch) -> None:
+    right = Fencing.done
+    patch.setattr(Fencing, "done", lambda self, fenced: right(self, Fenced(fenced.pnn)))
+
+
+def _who_is_lost_in_a_recovery_is_passed_over(patch: pytest.MonkeyPatch) -> None:
+    right = Recovery.run
+
+    async def run(self: Recovery, *args: object) -> bool:
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(self, "_fencing", Unconcerned())
+            return await right(self, *args)  # type: ignore[arg-type]
+
+    patch.setattr(Recovery, "run", run)
+
+
+class Unconcerned:
+    """Nobody is ever lost."""
+
+    def lost(self, _serving: set[int]) -> tuple[int, ...]:
+        return ()
+
+
+def _a_leader_that_stood_still_fences(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(PowerSwitch, "may_fence", lambda _self, _node, _decided_s: True)
+
+
+def _a_lock_is_never_doubted(patch: pytest.MonkeyPatch) -> None:
+    async def leads(_self: Watch) -> bool:
+        return True
+
+    patch.setattr(Watch, "_leads_by_lock", leads)
+
+
 TABLE: tuple[Mutant, ...] = (
     Mutant("a merge keeps the first copy", _merge_keeps_the_first, ("NoLostWrites",)),
     Mutant("a push says stored, and stores nothing", _push_stores_nothing, ("NoLostWrites", "OneDmaster")),
@@ -278,6 +339,47 @@ TABLE: tuple[Mutant, ...] = (
     ),
     Mutant(
         "addresses are never taken", _addresses_are_never_taken, ("ComesToRest",), ("revive",), addresses=6
+    ),
+    Mutant("nobody is fenced", _nobody_is_fenced, ("FencedFirst",), _FREEZES, fencing=True),
+    Mutant("who is silent is harmless", _who_is_silent_is_harmless, ("FencedFirst",), _FREEZES, fencing=True),
+    Mutant(
+        "fenced once is fenced for ever",
+        _fenced_once_is_fenced_for_ever,
+        ("FencedFirst",),
+        ("pause_in_recovery", "revive"),
+        fencing=True,
+    ),
+    Mutant(
+        "an error is taken for a yes",
+        _an_error_is_taken_for_a_yes,
+        ("FencedFirst",),
+        ("pause_in_recovery", "revive"),
+        fencing=True,
+    ),
+    Mutant(
+        "who is lost in a recovery is passed over",
+        _who_is_lost_in_a_recovery_is_passed_over,
+        ("FencedFirst",),
+        ("stop_and_pause", "revive"),
+        fencing=True,
+        first=16,
+    ),
+    Mutant(
+        "a leader that stood still fences",
+        _a_leader_that_stood_still_fences,
+        ("FewFenceNobody",),
+        _FREEZES,
+        fencing=True,
+        first=16,
+    ),
+    Mutant(
+        "a lock is never doubted",
+        _a_lock_is_never_doubted,
+        ("FewFenceNobody",),
+        ("long_pause", "isolate", "lock_lost"),
+        2,
+        fencing=True,
+        first=22,
     ),
 )
 

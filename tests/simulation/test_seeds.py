@@ -12,7 +12,7 @@ import pytest
 
 from ctdbpy.sim import runs
 from ctdbpy.sim.cluster import Cluster, run
-from ctdbpy.sim.faults import FAULTS
+from ctdbpy.sim.faults import FAULTS, FENCING_FAULTS
 
 #: More on demand: CTDBPY_SEEDS=1000 ./dev test simulation
 SEEDS = int(os.environ.get("CTDBPY_SEEDS", "40"))
@@ -75,6 +75,12 @@ def test_clusters_with_addresses_have_each_in_one_place(nodes: int) -> None:
         _replay(runs.Wanted(seed, nodes, addresses=6))
 
 
+@pytest.mark.parametrize("nodes", [2, 3, 5])
+def test_clusters_with_a_fence_command_pass_nobody_over(nodes: int) -> None:
+    for seed in range(4000, 4000 + max(4, SEEDS // 5)):
+        _replay(runs.Wanted(seed, nodes, addresses=6 if seed % 4 == 0 else 0, fencing=True))
+
+
 @pytest.mark.parametrize(("nodes", "seed"), FOUND)
 def test_seeds_that_found_a_mistake_pass(nodes: int, seed: int) -> None:
     _replay(runs.Wanted(seed, nodes))
@@ -89,6 +95,18 @@ def test_seeds_of_campaigns_that_found_a_mistake_pass(nodes: int, seed: int) -> 
 def test_each_fault_alone_loses_nothing(fault: str) -> None:
     nodes = 2 if fault.startswith("lock_") else 3
     _replay(runs.Wanted(1, nodes, 8, (fault, "revive")))
+
+
+@pytest.mark.parametrize("fault", [name for name, _ in (*FENCING_FAULTS, *FAULTS) if "pause" in name])
+def test_whose_host_stands_still_is_not_passed_over(fault: str) -> None:
+    for seed in (1, 2, 3):
+        _replay(runs.Wanted(seed, 3, 8, (fault, "revive"), fencing=True))
+
+
+def test_a_frozen_host_is_switched_off() -> None:
+    cluster = run(1, faults=8, only=("long_pause",), fencing=True)
+    assert cluster.switch is not None
+    assert cluster.switch.taken > 0
 
 
 def test_the_same_seed_gives_the_same_trace() -> None:
@@ -123,3 +141,11 @@ def test_runs_of_a_seed_have_a_size_of_their_own() -> None:
     sizes = [wanted.nodes for wanted in runs.wanted_runs(1, 200, nodes=None)]
     assert sizes == [wanted.nodes for wanted in runs.wanted_runs(1, 200, nodes=None)]
     assert {2, 3, 5, 16} <= set(sizes) <= set(range(2, 17))
+
+
+def test_some_runs_of_many_have_a_fence_command() -> None:
+    fenced = [wanted.fencing for wanted in runs.wanted_runs(1, 200, nodes=None)]
+    assert 40 < sum(fenced) < 120
+    assert fenced == [wanted.fencing for wanted in runs.wanted_runs(1, 200, nodes=3)]
+    assert not any(wanted.fencing for wanted in runs.wanted_runs(1, 20, nodes=None, fencing=False))
+    assert "--no-fencing" in runs.Wanted(1, 3).command
