@@ -98,7 +98,8 @@ class NfsCluster:
             etc = self.lab.path(host, "/etc")
             (etc / "ganesha").mkdir(exist_ok=True)
             (etc / "ganesha" / "ganesha.conf").write_text(_CONFIGURATION, encoding="ascii")
-            if not (etc / "mtab").exists():
+            # A relative link, as systemd makes it, leads nowhere from out here.
+            if not os.path.lexists(etc / "mtab"):
                 # Ganesha finds file systems there; a machine made by debootstrap alone has none.
                 (etc / "mtab").symlink_to("/proc/self/mounts")
             # Upstream's files ask for a quota server.
