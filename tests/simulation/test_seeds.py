@@ -50,6 +50,18 @@ FOUND_BY_CAMPAIGNS = [
     (2, 7014912),
     (5, 7016797),
 ]
+#: The same, with a fence command.
+FOUND_WITH_FENCING = [
+    runs.Wanted(
+        8000052,
+        3,
+        CAMPAIGN_FAULTS,
+        ("stop_and_pause", "pause_in_recovery", "long_pause", "isolate", "revive"),
+        fencing=True,
+    ),
+    runs.Wanted(26, 2, 12, ("long_pause", "isolate", "lock_lost"), fencing=True),
+    runs.Wanted(100, 2, 12, fencing=True),
+]
 
 
 def _replay(wanted: runs.Wanted) -> None:
@@ -89,6 +101,11 @@ def test_seeds_that_found_a_mistake_pass(nodes: int, seed: int) -> None:
 @pytest.mark.parametrize(("nodes", "seed"), FOUND_BY_CAMPAIGNS)
 def test_seeds_of_campaigns_that_found_a_mistake_pass(nodes: int, seed: int) -> None:
     _replay(runs.Wanted(seed, nodes, CAMPAIGN_FAULTS))
+
+
+@pytest.mark.parametrize("wanted", FOUND_WITH_FENCING, ids=lambda wanted: str(wanted.seed))
+def test_seeds_that_passed_somebody_over_pass(wanted: runs.Wanted) -> None:
+    _replay(wanted)
 
 
 @pytest.mark.parametrize("fault", [name for name, _ in FAULTS if name != "revive"])
