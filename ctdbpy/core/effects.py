@@ -302,6 +302,13 @@ class Fence:
 
 
 @dataclass(frozen=True, slots=True)
+class StopFence:
+    """End a node's fence command: the node is back, or another's to fence; `inputs.Fenced` still answers."""
+
+    pnn: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunEvent:
     """Run an event's scripts, one after the other in order of name; `inputs.EventEnded` with this id answers.
 
@@ -431,6 +438,7 @@ Effect = (
     | TakeLock
     | DropLock
     | Fence
+    | StopFence
     | RunEvent
     | StopEvent
     | TellAdministrator

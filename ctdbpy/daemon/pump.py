@@ -319,6 +319,8 @@ class Pump:
                 self._cluster_locks.drop(attempt)
             case effects.Fence():
                 self._fences.fence(effect)
+            case effects.StopFence(pnn):
+                self._fences.stop(pnn)
             case effects.PutAddress() | effects.RemoveAddress() | effects.KillConnections():
                 self._addresses.carry_out(effect)
             case effects.AnnounceAddress() | effects.StopAnnouncing() | effects.SendTickles():

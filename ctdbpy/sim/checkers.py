@@ -73,6 +73,9 @@ class Checker:
     def fencing(self, node: SimNode, target: SimNode) -> None:
         """A node begins to have another's power taken."""
 
+    def switched_off(self, node: SimNode, target: SimNode) -> None:
+        """The switch takes the power of a machine, as a node has asked it to."""
+
     def at_rest(self) -> None:
         """After peace: nothing moves any more."""
 
@@ -441,65 +444,6 @@ class OneHost(Checker):
                     raise self.fail(f"n{node.pnn} thinks {address} is on node {entry.pnn}, it is on {hosts}")
 
 
-class FencedFirst(Checker):
-    """With a fence command nobody goes on without a node that served and may still run.
-
-    A program there may have a request in hand: when its host goes on it writes to a file over what others
-    have written since. Not where there is no power, where the daemon has ended, or where it stands still: its
-    databases are frozen and it has no address.
-    """
-
-    def __init__(self, history: History) -> None:
-        super().__init__(history)
-        #: By pnn: the life of each node that served in the newest generation.
-        self._served: dict[int, int] = {}
-
-    def went_on(self, generation: Generation) -> None:
-        nodes = self.history.nodes
-        runs_on = {pnn for pnn, life in self._served.items() if nodes[pnn].is_up and nodes[pnn].life == life}
-        # Who leaves while a map is made that names it is not gone on without yet.
-        taken_along = generation.members | generation.mapped
-        self._served = {pnn: nodes[pnn].life for pnn in generation.members | runs_on & generation.mapped}
-        if nodes[0].switch is None or not runs_on & generation.members:
-            # Those who have started since cannot know of whom else there was: docs/decisions/010.
-            return
-        for pnn in runs_on - taken_along:
-            if not _stands_still(nodes[pnn]):
-                how = "stands still with its machine" if nodes[pnn].is_paused else "runs"
-                raise self.fail(
-                    f"nodes {sorted(generation.members)} went on to generation {generation.number} without "
-                    f"n{pnn}, which {how} and was not fenced"
-                )
-
-
-class FewFenceNobody(Checker):
-    """Only whom a majority is heard by, or who holds the lock, takes another node's power."""
-
-    def __init__(self, history: History, lock: ClusterLock) -> None:
-        super().__init__(history)
-        self._lock = lock
-
-    def fencing(self, node: SimNode, target: SimNode) -> None:
-        if node.quorum is Quorum.LOCK:
-            if not self._lock.is_held_for_all_it_knows(node.pnn):
-                raise self.fail(
-                    f"n{node.pnn} has n{target.pnn} fenced, the cluster lock is held by {self._lock.holder}"
-                )
-            return
-        since_s = node.world.now_s - WITNESS_S
-        witnesses = [pnn for pnn, heard_s in node.guard.heard_s.items() if heard_s >= since_s]
-        if (len(witnesses) + 1) * 2 <= len(node.addresses):
-            raise self.fail(
-                f"n{node.pnn} has n{target.pnn} fenced, and has lately heard only {witnesses} of "
-                f"{len(node.peers)}"
-            )
-
-
-def _stands_still(node: SimNode) -> bool:
-    databases = node.node.state.databases
-    return not node.host.carried and all(node.workers.is_locked(db_id) for db_id in databases)
-
-
 def volatile_keys(node: SimNode) -> Iterator[tuple[int, bytes]]:
     """Every record with data of a node's volatile databases."""
     for database in node.node.state.databases.values():
@@ -534,11 +478,9 @@ def referee(history: History, lock: ClusterLock, network: Network) -> tuple[Chec
         MinorityStands,
         TransactionsLast,
         OneHost,
-        FencedFirst,
     )
     return (
         *(each(history) for each in plain),
-        FewFenceNobody(history, lock),
         MajorityOnly(history, network),
         LeaderHoldsLock(history, lock),
     )

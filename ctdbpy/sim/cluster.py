@@ -16,6 +16,7 @@ from ctdbpy.core.state import Quorum
 from ctdbpy.sim.checkers import Checker, ClientsAnswered, ComesToRest, NoLostWrites, referee
 from ctdbpy.sim.clients import COUNTER, OWN_THINK_S, Client, Program
 from ctdbpy.sim.faults import Faults
+from ctdbpy.sim.fence_checkers import fence_referee
 from ctdbpy.sim.history import Change, Copies, History
 from ctdbpy.sim.hosts import INTERFACE
 from ctdbpy.sim.locks import ClusterLock
@@ -95,6 +96,7 @@ class Cluster:
         self._rest = ComesToRest(self.history)
         self.checkers: tuple[Checker, ...] = (
             *referee(self.history, self.lock, self.network),
+            *fence_referee(self.history, self.lock),
             self._rest,
             ClientsAnswered(self.history, self._programs),
         )
@@ -102,6 +104,7 @@ class Cluster:
         self._on_change = [each.changed for each in self.checkers if _listens(each, "changed")]
         if self.switch is not None:
             self.switch.on_begin = self._fencing
+            self.switch.on_switch = self._switched_off
             self.switch.on_confirm = self.confirm_off
         self.faults = Faults(self, only)
         self._in_recovery: list[Callable[[], None]] = []
@@ -262,6 +265,10 @@ class Cluster:
     def _fencing(self, node: SimNode, target: SimNode) -> None:
         for checker in self.checkers:
             checker.fencing(node, target)
+
+    def _switched_off(self, node: SimNode, target: SimNode) -> None:
+        for checker in self.checkers:
+            checker.switched_off(node, target)
 
     def _addresses_changed(self, node: SimNode) -> None:
         for checker in self.checkers:

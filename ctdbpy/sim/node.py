@@ -477,6 +477,9 @@ class SimNode:
             case effects.Fence():
                 assert self.switch is not None
                 self.switch.fence(self, effect)
+            case effects.StopFence(pnn):
+                assert self.switch is not None
+                self.switch.stop(self, pnn)
             case effects.ReadPublicAddresses(read_id):
                 read = inputs.PublicAddressesRead(read_id, self.node.state.config.public_addresses)
                 self.later(0.0, lambda: self.step(read))

@@ -305,6 +305,10 @@ def _a_leader_that_stood_still_fences(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(PowerSwitch, "may_fence", lambda _self, _node, _decided_s: True)
 
 
+def _a_command_is_never_ended(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(PowerSwitch, "stop", lambda _self, _node, _pnn: None)
+
+
 def _a_lock_is_never_doubted(patch: pytest.MonkeyPatch) -> None:
     async def leads(_self: Watch) -> bool:
         return True
@@ -370,7 +374,15 @@ TABLE: tuple[Mutant, ...] = (
         ("FewFenceNobody",),
         _FREEZES,
         fencing=True,
-        first=16,
+        first=30,
+    ),
+    Mutant(
+        "a fence command is never ended",
+        _a_command_is_never_ended,
+        ("NoLateFence",),
+        ("pause_in_recovery", "revive"),
+        fencing=True,
+        first=10,
     ),
     Mutant(
         "a lock is never doubted",

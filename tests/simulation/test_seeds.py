@@ -50,15 +50,11 @@ FOUND_BY_CAMPAIGNS = [
     (2, 7014912),
     (5, 7016797),
 ]
+_FREEZES = ("stop_and_pause", "pause_in_recovery", "long_pause", "isolate", "revive")
 #: The same, with a fence command.
 FOUND_WITH_FENCING = [
-    runs.Wanted(
-        8000052,
-        3,
-        CAMPAIGN_FAULTS,
-        ("stop_and_pause", "pause_in_recovery", "long_pause", "isolate", "revive"),
-        fencing=True,
-    ),
+    runs.Wanted(8000047, 3, CAMPAIGN_FAULTS, _FREEZES, fencing=True),
+    runs.Wanted(8000052, 3, CAMPAIGN_FAULTS, _FREEZES, fencing=True),
     runs.Wanted(26, 2, 12, ("long_pause", "isolate", "lock_lost"), fencing=True),
     runs.Wanted(100, 2, 12, fencing=True),
 ]
@@ -104,7 +100,7 @@ def test_seeds_of_campaigns_that_found_a_mistake_pass(nodes: int, seed: int) -> 
 
 
 @pytest.mark.parametrize("wanted", FOUND_WITH_FENCING, ids=lambda wanted: str(wanted.seed))
-def test_seeds_that_passed_somebody_over_pass(wanted: runs.Wanted) -> None:
+def test_seeds_that_fenced_too_few_or_too_many_pass(wanted: runs.Wanted) -> None:
     _replay(wanted)
 
 

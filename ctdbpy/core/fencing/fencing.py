@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from ctdbpy.core.effects import Fence, LogLevel
+from ctdbpy.core.effects import Fence, LogLevel, StopFence
 from ctdbpy.core.inputs import Fenced, Sight
 from ctdbpy.core.procedures import Promise, Runner
 from ctdbpy.core.state import Quorum, State
@@ -40,6 +40,8 @@ class Fencing:
         self._fenced: dict[int, _Loss] = {}
         #: By pnn, while its command runs: the loss for which it was begun.
         self._running: dict[int, _Loss] = {}
+        #: Nodes whose command is being ended: nobody wants it any more.
+        self._stopped: set[int] = set()
         #: By pnn: the loss for which a command failed, and when it is run again.
         self._again: dict[int, tuple[_Loss, float]] = {}
         self._change: Promise[None] = Promise()
@@ -75,10 +77,16 @@ class Fencing:
         """The command for a node has ended."""
         state, pnn = self._state, fenced.pnn
         loss = self._running.pop(pnn, None)
+        is_stopped = pnn in self._stopped
+        self._stopped.discard(pnn)
         if loss is None or state.peer(pnn) is None:
             # The nodes file does not have it any more.
             return
-        if fenced.error:
+        if fenced.error and is_stopped:
+            state.log(
+                LogLevel.NOTICE, f"the fence command for node {pnn} was not wanted any more: {fenced.error}"
+            )
+        elif fenced.error:
             self._again[pnn] = (loss, state.now_s + RETRY_S)
             text = f"cannot fence node {pnn}: {fenced.error}"
             self._tell(
@@ -103,8 +111,16 @@ class Fencing:
 
     def settle(self) -> None:
         """Whoever is back need not be waited for; whoever else is gone has to be fenced, too."""
-        if self._state.is_led or not self._state.can_lead():
+        if not (self._running or self._fenced or self._again or self._waited_for):
+            return
+        is_out = self._state.is_led or not self._state.can_lead()
+        if is_out:
             self._forget()
+        for pnn in self._running.keys() - self._stopped:
+            # A command that takes long would switch off a node that serves again.
+            if is_out or self._state.peer(pnn) is None or self._is_here(pnn):
+                self._stopped.add(pnn)
+                self._state.emit(StopFence(pnn))
         if self._waited_for:
             has_changed = self._flags_now() != self._flags
             if has_changed or any(not self._is_lost(pnn) for pnn in self._waited_for):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from ctdbpy.core.effects import Fence
+from ctdbpy.core.effects import Fence, StopFence
 from ctdbpy.core.inputs import Fenced, LinkDown, NodeAddress, NodeSeen, Sight, TimeElapsed
 from ctdbpy.core.state import Quorum
 from ctdbpy.wire.codecs import U32
@@ -41,6 +41,11 @@ def lose(cluster: Cluster, pnn: int, sight: Sight = Sight.SILENT) -> None:
 def orders(cluster: Cluster, pnn: int) -> list[int]:
     """Whom a node has had fenced so far."""
     return [each.pnn for each in of_kind(cluster.nodes[pnn].effects, Fence)]
+
+
+def stopped(cluster: Cluster, pnn: int) -> list[int]:
+    """Whose command a node has ended so far."""
+    return [each.pnn for each in of_kind(cluster.nodes[pnn].effects, StopFence)]
 
 
 def members(cluster: Cluster, pnn: int) -> tuple[int, ...]:
@@ -125,6 +130,42 @@ def test_who_comes_back_is_not_waited_for() -> None:
     cluster.advance(1)
     agree(cluster, 0, 1, 2)
     assert orders(cluster, 2) == [0]
+
+
+def test_a_command_whose_node_is_back_is_ended() -> None:
+    cluster = running()
+    lose(cluster, 0)
+    cluster.advance(1)
+    assert not stopped(cluster, 2)
+    cluster.restart(0)
+    cluster.advance(1)
+    assert stopped(cluster, 2) == [0]
+    cluster.give(2, Fenced(0, "it was ended"))
+    cluster.advance(5)
+    agree(cluster, 0, 1, 2)
+    assert stopped(cluster, 2) == [0]
+    assert logged(cluster, 2, "was not wanted any more: it was ended")
+    assert not logged(cluster, 2, "cannot fence")
+
+
+def test_a_command_of_a_node_that_may_not_lead_is_ended() -> None:
+    cluster = running()
+    lose(cluster, 0)
+    cluster.advance(1)
+    assert orders(cluster, 2) == [0]
+    cluster.cut(1, 2)
+    cluster.advance(1)
+    assert stopped(cluster, 2) == [0]
+    # It did its work all the same: whoever leads next, this node too, fences anew.
+    cluster.give(2, Fenced(0))
+    cluster.link(1, 2)
+    cluster.advance(2)
+    leader = cluster.nodes[1].node.state.leader
+    assert orders(cluster, leader)[-1] == 0
+    assert cluster.nodes[1].node.state.is_recovering
+    cluster.give(leader, Fenced(0))
+    cluster.advance(5)
+    agree(cluster, 1, 2)
 
 
 def test_who_was_fenced_and_came_back_is_fenced_again_when_it_is_lost_again() -> None:

@@ -100,3 +100,49 @@ def test_nor_does_one_that_has_no_lease_that_could_run_out(script: Path) -> None
     moments = iter([1000.0, 1001.5])
     assert "stood still for 1.50 s" in fence(str(script), clock=lambda: next(moments)).error
     assert not (script.parent / "said").exists()
+
+
+def stopped(command: str, *, once: Path | None) -> Fenced:
+    """Have a node fenced, end that at once or when a file is there, and wait for the word."""
+
+    async def run() -> Input:
+        said: asyncio.Queue[Input] = asyncio.Queue()
+        crashes: list[BaseException] = []
+        children = Children()
+        tasks = Tasks(lambda _name, error: crashes.append(error))
+        fences = Fences(
+            command,
+            LIMIT_S,
+            children,
+            said.put_nowait,
+            tasks.spawn,
+            may_serve=lambda: True,
+            clock=lambda: 0.0,
+        )
+        fences.fence(Fence(2, "10.0.0.3"))
+        async with asyncio.timeout(LIMIT_S):
+            if once is not None:
+                await asyncio.to_thread(wait_until, once.exists, "the beginning of the command")
+            fences.stop(2)
+            heard = await said.get()
+        fences.stop(2)
+        assert not crashes
+        assert not children.running
+        return heard
+
+    heard = asyncio.run(run())
+    assert isinstance(heard, Fenced)
+    return heard
+
+
+def test_one_that_is_not_wanted_any_more_is_ended_with_all_it_started(script: Path) -> None:
+    child = script.parent / "fence.child"
+    (script.parent / "deed").write_text("sleep 1000 &\necho $! > $0.new\nmv $0.new $0.child\nwait\n")
+    assert "SIGTERM" in stopped(str(script), once=child).error
+    wait_until(lambda: not is_alive(int(child.read_text())), "the end of what it started")
+
+
+def test_one_that_has_not_begun_yet_is_not_started(script: Path) -> None:
+    (script.parent / "deed").write_text("exit 0\n")
+    assert "not started" in stopped(str(script), once=None).error
+    assert not (script.parent / "said").exists()
