@@ -85,12 +85,13 @@ class History:
         """The furthest counter of each key that the members of the newest generation brought along."""
         assert self.newest is not None
         # A node that was out when others went on brings nothing, however far its copy is: so says each
-        # recovery on the way, also one that failed later. A copy that holds nothing says nothing: it may
-        # have come into being in one of those.
+        # recovery on the way, also one that failed later. A copy that holds nothing says so if a recovery has
+        # left it on that node: else it may have come into being in one of those.
         base: dict[int, int] = {}
         for (_, of_db), held in self.copies.items():
+            been_through = {copies.recovery for copies in held}
             for copies in held:
-                if of_db == db_id and copies.counters:
+                if of_db == db_id and (copies.counters or copies.order in been_through):
                     base[copies.recovery] = max(base.get(copies.recovery, -1), copies.order)
         best: dict[bytes, int] = {}
         for pnn in self.newest.members:

@@ -30,7 +30,7 @@ from ctdbpy.core.membership.standing import Standing
 from ctdbpy.core.records.commits import Commits
 from ctdbpy.core.requests import OK, Reply
 from ctdbpy.core.state import Client as CoreClient
-from ctdbpy.core.state import Database
+from ctdbpy.core.state import Database, State
 from ctdbpy.sim.checkers import Violation
 from ctdbpy.sim.clients import Client
 from ctdbpy.sim.cluster import run
@@ -274,6 +274,11 @@ def _who_is_silent_is_harmless(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(fencing, "_HARMLESS", (*fencing._HARMLESS, Sight.SILENT))
 
 
+def _nobody_remembers_who_serves(patch: pytest.MonkeyPatch) -> None:
+    nobody = property(lambda _self: set(), lambda _self, _serving: None)
+    patch.setattr(State, "serving", nobody, raising=False)
+
+
 def _fenced_once_is_fenced_for_ever(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Fencing, "_loss", lambda _self, _pnn: (0, 0.0))
 
@@ -346,6 +351,14 @@ TABLE: tuple[Mutant, ...] = (
     ),
     Mutant("nobody is fenced", _nobody_is_fenced, ("FencedFirst",), _FREEZES, fencing=True),
     Mutant("who is silent is harmless", _who_is_silent_is_harmless, ("FencedFirst",), _FREEZES, fencing=True),
+    Mutant(
+        "nobody remembers who serves",
+        _nobody_remembers_who_serves,
+        ("FencedFirst",),
+        ("stop_and_pause", "pause_in_recovery", "long_pause", "crash_leader_in_recovery", "revive"),
+        fencing=True,
+        first=30,
+    ),
     Mutant(
         "fenced once is fenced for ever",
         _fenced_once_is_fenced_for_ever,

@@ -55,6 +55,7 @@ _FREEZES = ("stop_and_pause", "pause_in_recovery", "long_pause", "isolate", "rev
 FOUND_WITH_FENCING = [
     runs.Wanted(8000047, 3, CAMPAIGN_FAULTS, _FREEZES, fencing=True),
     runs.Wanted(8000052, 3, CAMPAIGN_FAULTS, _FREEZES, fencing=True),
+    runs.Wanted(8003841, 4, CAMPAIGN_FAULTS, fencing=True),
     runs.Wanted(26, 2, 12, ("long_pause", "isolate", "lock_lost"), fencing=True),
     runs.Wanted(100, 2, 12, fencing=True),
 ]
