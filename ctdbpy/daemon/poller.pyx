@@ -91,7 +91,7 @@ cdef class Poller:
     cdef int spin_score
     cdef int spin_rest
     cdef vector[int] behind
-    # How many turns in a row had but one connection to read, up to LONELY_TURNS.
+    # How many turns in a row had but one connection to read, and no stream, up to LONELY_TURNS.
     cdef int lonely_turns
     # What was handled in this turn but still has to be taken from the kernel.
     cdef Conn *peeked
@@ -436,6 +436,7 @@ cdef class Poller:
             if peeks:
                 peeks = False
                 if got == PEEK_BYTES:
+                    self.lonely_turns = 0
                     continue
                 self.peeked = conn
                 self.peeked_bytes = <size_t>got
