@@ -199,6 +199,8 @@ class Standing:
             node
             for node in state.others()
             if node.pnn not in lmasters
+            # It takes part, in the map or not: a node that has just started does not know its capabilities.
+            and node.pnn != state.leader
             and not node.flags & _LEAVING
             and node.capabilities & Capability.LMASTER
         ]

@@ -277,3 +277,18 @@ def test_who_has_served_all_along_is_right_whatever_the_clocks_say() -> None:
     assert logged(cluster, 1, "node 0 brings stale copies")
     for pnn in range(2):
         assert stored(cluster, pnn, VOLATILE)[b"k"].endswith(b"served")
+
+
+def test_a_leader_that_is_in_no_map_keeps_its_lease() -> None:
+    cluster = Cluster(3, quorum=Quorum.MAJORITY)
+    cluster.advance(10)
+    assert cluster.ask(2, Control.SET_LMASTERROLE, U32.pack(0))[0] == 0
+    cluster.advance(5)
+    assert cluster.nodes[1].node.state.lmasters == (0, 1)
+    # A node that has just started does not know that the leader may not be in the map.
+    cluster.restart(0)
+    cluster.advance(10)
+    assert cluster.nodes[0].node.state.lmasters == (0, 1)
+    assert cluster.nodes[0].node.state.leader == 2
+    (*_, told) = of_kind(cluster.nodes[0].effects, TellGuard)
+    assert told.linked == (1, 2)
