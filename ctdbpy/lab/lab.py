@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -65,7 +66,9 @@ class HostProcess:
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the command itself, not to its group."""
         if self.poll() is None:
-            self._caller.send(json.dumps({"signal": int(number)}).encode())
+            # It may end in this very moment; its status is there to be read then.
+            with contextlib.suppress(BrokenPipeError):
+                self._caller.send(json.dumps({"signal": int(number)}).encode())
 
     def kill(self) -> None:
         """SIGKILL the command and wait until it is gone."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import re
 import termios
@@ -202,11 +203,15 @@ def _smbstatus(stand: Stand, host: str) -> str:
     return stand.lab.run(host, ["smbstatus"], timeout_s=30).stdout
 
 
+_serial = itertools.count()
+
+
 class _Locker:
     """An smbclient that has locked.txt open through one node and locks bytes of it."""
 
     def __init__(self, stand: Stand, node: str) -> None:
-        self._log = stand.lab.path("c0", f"/tmp/locker-{node}.log")
+        # One of its own: who is killed may still write, and would do so amid another's words.
+        self._log = stand.lab.path("c0", f"/tmp/locker-{next(_serial)}.log")
         commands, self._commands = os.pipe()
         smb1 = ["-m", "NT1", "--option=client min protocol=NT1"]
         argv = ["stdbuf", "-oL", "smbclient", f"//{node}-pub/share", *smb1, "-U", LOGIN]
@@ -228,6 +233,7 @@ class _Locker:
 
     def __exit__(self, *_error: object) -> None:
         os.close(self._commands)
+        self._process.kill()
         self._process.close()
 
     def lock(self, start: str, length: str) -> None:
