@@ -14,6 +14,7 @@ the power switch.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import selectors
@@ -26,7 +27,7 @@ from pathlib import Path
 
 from ctdbpy.errors import LabError
 from ctdbpy.lab import kernel, power
-from ctdbpy.lab.places import KEPT_PARTS, LOST_PARTS, TOOLS, Place
+from ctdbpy.lab.places import KEPT_PARTS, LOST_PARTS, Place
 
 REQUEST_BYTES_MAX = 1 << 17
 _OWN_TREES = frozenset(("proc", "sys", "dev", "etc", "run", "tmp", "cluster", "power"))
@@ -42,7 +43,6 @@ def main() -> None:
     os.set_inheritable(int(console_fd), False)
     try:
         socket.sethostname(host)
-        os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:{TOOLS}"
         kernel.make_mounts_private()
         _build_root(place, host, is_node=kind == "node")
         console = Console(socket.socket(fileno=int(console_fd)))
@@ -206,7 +206,11 @@ def _spawn(argv: list[str], env: dict[str, str], descriptors: list[int]) -> int:
     moves = [(os.POSIX_SPAWN_DUP2, source, target) for target, source in enumerate(descriptors)]
     # Python ignores SIGPIPE; a program in the host expects to find it as a shell would leave it.
     restored = [signal.SIGPIPE, signal.SIGXFSZ]
-    return os.posix_spawnp(argv[0], argv, env, file_actions=moves, setsid=True, setsigdef=restored)
+    # Where the command itself would look, not where whoever built the lab has its programs.
+    program = shutil.which(argv[0], path=env["PATH"])
+    if program is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), argv[0])
+    return os.posix_spawn(program, argv, env, file_actions=moves, setsid=True, setsigdef=restored)
 
 
 def _tell(caller: socket.socket, answer: dict[str, object]) -> None:
