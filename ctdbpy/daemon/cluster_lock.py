@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Mapping
@@ -23,7 +22,7 @@ from ctdbpy.core.effects import TakeLock
 from ctdbpy.core.inputs import Input, LockAnswered, LockLost, LockOutcome
 from ctdbpy.daemon.processes import start_helper
 from ctdbpy.errors import HostError
-from ctdbpy.host.children import Child, Children
+from ctdbpy.host.children import Child, Children, split_command
 from ctdbpy.host.lock_helper import LINE_BYTES_MAX
 
 #: A file system that has not answered for so long has taken the lock with it.
@@ -213,7 +212,7 @@ class ClusterLocks:
             self._log(f"{error}; the cluster lock's helper is started when it is needed")
 
     def _start_program(self) -> _Program:
-        argv = [word for word in re.split(r"[ \t]+", self._lock[1:]) if word]
+        argv = split_command(self._lock[1:])
         if not argv:
             raise HostError(f"cannot run cluster lock '{self._lock}': no program stands after the '!'")
         output, output_end = os.pipe()

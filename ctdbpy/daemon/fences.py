@@ -7,7 +7,6 @@ certainly off, or has been since it was asked; anything else, or no end in time,
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
@@ -15,7 +14,7 @@ from typing import Any, Final
 from ctdbpy.core.effects import Fence
 from ctdbpy.core.inputs import Fenced, Input
 from ctdbpy.errors import HostError
-from ctdbpy.host.children import Child, Children, Exit
+from ctdbpy.host.children import Child, Children, Exit, split_command
 
 #: A command is not started later than this after it was decided: the host or the daemon stood still between.
 LATE_S: Final = 0.4
@@ -35,7 +34,7 @@ class Fences:
         may_serve: Callable[[], bool],
         clock: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
     ) -> None:
-        self._argv = [word for word in re.split(r"[ \t]+", command) if word]
+        self._argv = split_command(command)
         self._timeout_s = timeout_s
         self._children = children
         self._step = step

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import select
 import shutil
 import signal
@@ -267,6 +268,11 @@ class Children:
             elif isinstance(result, BaseException):
                 raise result
         return tuple(errors)
+
+
+def split_command(text: str) -> list[str]:
+    """A configured command as program and arguments: cut at blanks, as upstream does it, without quoting."""
+    return [word for word in re.split(r"[ \t]+", text) if word]
 
 
 def _is_readable(fd: int) -> bool:
