@@ -82,8 +82,9 @@ def configure(file: ClusterFile, node: ClusterNode, paths: Paths) -> Configurati
     settings = settings_for(file, node, paths.etc)
     nodes = file.node_addresses()
     quorum = settings.quorum_for(sum(not each.deleted for each in nodes))
-    line = next((each.line for each in file.settings if each.option == "fence command"), 1)
     if problem := _fence_problem(settings, nodes, quorum):
+        given = (*node.settings, *file.settings)
+        line = next((each.line for each in given if each.option == "fence command"), 1)
         raise ConfigError(f"cannot load the settings: {file.source}:{line}: {problem}")
     return Configuration(
         settings=settings,
