@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -25,8 +25,9 @@ def fence(
     timeout_s: float = LIMIT_S,
     may_serve: bool = True,
     clock: Callable[[], float] = lambda: 0.0,
+    meanwhile: Callable[[Fences], Awaitable[None]] | None = None,
 ) -> Fenced:
-    """Have a node fenced, and wait for the word."""
+    """Have a node fenced, do something meanwhile, and wait for the word."""
 
     async def run() -> Input:
         said: asyncio.Queue[Input] = asyncio.Queue()
@@ -44,7 +45,11 @@ def fence(
         )
         fences.fence(Fence(2, "10.0.0.3"))
         async with asyncio.timeout(LIMIT_S):
+            if meanwhile is not None:
+                await meanwhile(fences)
             heard = await said.get()
+        # Too late, and harmless.
+        fences.stop(2)
         assert not crashes
         assert not children.running
         return heard
@@ -105,34 +110,12 @@ def test_nor_does_one_that_has_no_lease_that_could_run_out(script: Path) -> None
 def stopped(command: str, *, once: Path | None) -> Fenced:
     """Have a node fenced, end that at once or when a file is there, and wait for the word."""
 
-    async def run() -> Input:
-        said: asyncio.Queue[Input] = asyncio.Queue()
-        crashes: list[BaseException] = []
-        children = Children()
-        tasks = Tasks(lambda _name, error: crashes.append(error))
-        fences = Fences(
-            command,
-            LIMIT_S,
-            children,
-            said.put_nowait,
-            tasks.spawn,
-            may_serve=lambda: True,
-            clock=lambda: 0.0,
-        )
-        fences.fence(Fence(2, "10.0.0.3"))
-        async with asyncio.timeout(LIMIT_S):
-            if once is not None:
-                await asyncio.to_thread(wait_until, once.exists, "the beginning of the command")
-            fences.stop(2)
-            heard = await said.get()
+    async def stop(fences: Fences) -> None:
+        if once is not None:
+            await asyncio.to_thread(wait_until, once.exists, "the beginning of the command")
         fences.stop(2)
-        assert not crashes
-        assert not children.running
-        return heard
 
-    heard = asyncio.run(run())
-    assert isinstance(heard, Fenced)
-    return heard
+    return fence(command, meanwhile=stop)
 
 
 def test_one_that_is_not_wanted_any_more_is_ended_with_all_it_started(script: Path) -> None:
